@@ -1,0 +1,374 @@
+"""Options of train.py and test.py: defaults, meaning, and every check that needs no data.
+
+`python train.py --help` and `python test.py --help` show them in groups. Bad values and bad
+combinations raise UserError here, before any work is done.
+"""
+
+import argparse
+import math
+import os
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import torch
+
+from errors import UserError
+from losses import GAN_MODES, PENALTY_MODES
+from networks import image_size_problem
+
+# What --demo changes: a net and a run that two CPU cores finish in about five minutes.
+DEMO_DEFAULTS = {
+    "domain_A_path": "data/demo/anime",
+    "domain_B_path": "data/demo/person",
+    "dataset_size": 2000,
+    "batch_size": 8,
+    "ngf": 16,
+    "n_blocks": 4,
+    "ndf": 16,
+    "niter": 3,
+    "niter_decay": 3,
+    "lr_G": 4e-4,
+    "ema": 0.99,
+}
+# A checkpoint holds nets of these shapes; --resume cannot change them.
+ARCHITECTURE = (
+    "image_size",
+    "generator",
+    "ngf",
+    "n_blocks",
+    "discriminator",
+    "ndf",
+    "attention",
+    "spectral_norm",
+    "ema",
+)
+
+
+def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
+    """Parse and check the options of train.py.
+
+    Returns all options resolved, and apart from that those given on the command line, which
+    resumed_options lays over a checkpoint's. Raises UserError.
+    """
+    parser = _train_parser()
+    given = _given(_train_parser(), argv)
+    if given.get("demo"):
+        parser.set_defaults(**DEMO_DEFAULTS)
+    return _check_training(parser.parse_args(argv)), given
+
+
+def resumed_options(saved: dict, given: dict) -> Namespace:
+    """Lay the options given on the command line over those saved in a checkpoint.
+
+    Raises UserError where one of them would change the architecture.
+    """
+    for key in ARCHITECTURE:
+        if key in given and given[key] != saved[key]:
+            raise UserError(
+                f"--{key} {given[key]}: the run to resume was trained with {saved[key]}, and its "
+                "architecture cannot change; leave the option out, or start a new run"
+            )
+    defaults = vars(_train_parser().parse_args([]))
+    machine = {"gpu_ids": None, "num_workers": defaults["num_workers"], "dry_run": False}
+    return _check_training(Namespace(**{**defaults, **saved, **machine, **given}))
+
+
+def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
+    """Parse and check the options of test.py; returns them resolved, and those really given."""
+    parser = _test_parser()
+    opt = parser.parse_args(argv)
+    if opt.ckpt and opt.name:
+        raise UserError(f"--ckpt {opt.ckpt} --name {opt.name}: give one of the two")
+    if opt.input and not (opt.direction and opt.output):
+        raise UserError(
+            f"--input {opt.input}: needs --direction (AtoB: anime to person, BtoA: person to "
+            "anime) and --output DIR"
+        )
+    if not opt.input and (opt.direction or opt.overwrite):
+        raise UserError("--direction and --overwrite go with --input FILE_OR_FOLDER")
+    opt.output = opt.output or "test_image"
+    opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
+    return opt, _given(_test_parser(), argv)
+
+
+def print_options(opt: Namespace) -> None:
+    """Print every option in alphabetical order, those that differ from the default marked."""
+    defaults = _check_training(_train_parser().parse_args([]))
+    print("----------------- options -----------------")
+    for key, value in sorted(vars(opt).items()):
+        default = getattr(defaults, key)
+        # Values that were found out on this machine are no choice of the user's.
+        changed = value != default and key not in ("gpu_ids", "num_workers")
+        print(f"{key:>18}: {value!s:<24}" + (f" [default: {default}]" if changed else ""))
+    print("-------------------------------------------")
+
+
+def resolve_gpu_ids(text: str | None) -> list[int]:
+    """Turn --gpu_ids into device numbers; an empty list is the CPU. Raises UserError."""
+    found = torch.cuda.device_count()
+    if text is None:
+        return [0] if found else []
+    try:
+        ids = [int(part) for part in str(text).split(",")]
+    except ValueError:
+        raise UserError(
+            f"--gpu_ids {text}: must be numbers with commas between, like 0,1,2,3, or -1 for the "
+            "CPU"
+        ) from None
+    if ids == [-1]:
+        return []
+    unknown = [i for i in ids if not 0 <= i < found]
+    if unknown or len(set(ids)) < len(ids):
+        raise UserError(
+            f"--gpu_ids {text}: this machine has {found} GPU(s)"
+            + (f", numbered 0 to {found - 1}" if found else "; use -1 for the CPU")
+            + "; name each at most once"
+        )
+    return ids
+
+
+# ---------------------------------------------------------------------------------- parsers
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None:  # the help text itself says what happens then
+            return action.help
+        return super()._get_help_string(action)
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def _parser(description: str) -> _OneLineParser:
+    return _OneLineParser(description=description, formatter_class=_Help, allow_abbrev=False)
+
+
+def _train_parser() -> _OneLineParser:
+    parser = _parser("Train CycleGAN between anime faces (domain A) and persons (domain B).")
+
+    data = parser.add_argument_group("data")
+    _add_shared(parser, data)
+    data.add_argument("--dataset_size", type=whole(2), default=50000,
+                      help="use the first N images of each domain, in sorted order")
+    data.add_argument("--holdout", type=whole(1), default=128,
+                      help="of these, keep N (at most a tenth) out of training, for the grids")
+    data.add_argument("--image_size", type=whole(8), default=64, help="side of the square, pixels")
+    data.add_argument("--crop", choices=("center", "celeba"), default="center",
+                      help="center: the largest square; celeba: tight on the face of 178x218 "
+                      "CelebA pictures, center for others")
+    data.add_argument("--flip", action=BooleanOptionalAction, default=True,
+                      help="mirror half of the training images")
+
+    schedule = parser.add_argument_group("schedule")
+    schedule.add_argument("--batch_size", type=whole(1), default=64,
+                          help="pairs per step, over all GPUs")
+    schedule.add_argument("--niter", type=whole(0), default=100,
+                          help="epochs at the first learning rate")
+    schedule.add_argument("--niter_decay", type=whole(0), default=100,
+                          help="epochs after these, on a straight line to 0")
+    schedule.add_argument("--lr_G", type=number(above=0), default=1e-4,
+                          help="Adam's learning rate for the generators")
+    schedule.add_argument("--lr_D", type=number(above=0), default=4e-4,
+                          help="Adam's learning rate for the discriminators")
+    schedule.add_argument("--beta1", type=number(0, below=1), default=0.0, help="Adam's beta1")
+    schedule.add_argument("--beta2", type=number(0, below=1), default=0.9, help="Adam's beta2")
+    schedule.add_argument("--n_critic", type=whole(1),
+                          help="steps of D for each of G; if not given: 5 for wgan and wgangp, "
+                          "else 1")
+    schedule.add_argument("--seed", type=whole(0), default=0,
+                          help="of weights, data order and all other chance")
+
+    losses = parser.add_argument_group("losses")
+    losses.add_argument("--gan_mode", choices=GAN_MODES, default="sn",
+                        help="adversarial objective; sn is hinge with spectral norm (losses.py)")
+    losses.add_argument("--lambda_A", type=number(0), default=10.0,
+                        help="weight of the cycle anime -> person -> anime; the original used "
+                        "250, with its sagan generator")
+    losses.add_argument("--lambda_B", type=number(0), default=10.0,
+                        help="weight of the cycle person -> anime -> person")
+    losses.add_argument("--lambda_idt", type=number(0), default=0.0,
+                        help="weight of the identity loss relative to the cycles'; 0 = off")
+    losses.add_argument("--lambda_gp", type=number(above=0), default=10.0,
+                        help="weight of the gradient penalty (sn+gp, wgangp)")
+    losses.add_argument("--clip_value", type=number(above=0), default=0.01,
+                        help="bound on every weight of D (wgan)")
+    losses.add_argument("--pool_size", type=whole(0), default=50,
+                        help="earlier fakes that D is also shown; 0 = off")
+
+    nets = parser.add_argument_group("networks")
+    nets.add_argument("--generator", choices=("resnet", "unet", "sagan"), default="resnet",
+                      help="sagan is the original author's, through a 100-vector")
+    nets.add_argument("--ngf", type=whole(1), default=64, help="width of the generators")
+    nets.add_argument("--n_blocks", type=whole(0), default=6,
+                      help="residual blocks of the resnet generator")
+    nets.add_argument("--discriminator", choices=("sagan", "patch"),
+                      help="if not given: patch for wgan and wgangp, as in the original, else "
+                      "sagan")
+    nets.add_argument("--ndf", type=whole(1), default=64, help="width of the discriminators")
+    nets.add_argument("--attention", action=BooleanOptionalAction, default=True,
+                      help="self-attention in the sagan nets")
+    nets.add_argument("--spectral_norm", action=BooleanOptionalAction,
+                      help="spectral norm in D; if not given: on, but for wgan and wgangp")
+    nets.add_argument("--init_type", default="normal",
+                      choices=("normal", "xavier", "kaiming", "orthogonal"),
+                      help="how weights start")
+    nets.add_argument("--init_gain", type=number(above=0), default=0.02,
+                      help="scale of normal, xavier and orthogonal")
+    nets.add_argument("--ema", type=number(0, below=1), default=0.999,
+                      help="decay of the generators' moving average, which grids and test.py use; "
+                      "0 = off")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--name", type=run_name,
+                     help="folder in model_ckpt/ and save_image/; if not given: "
+                     "<gan_mode>_<images used>, or demo")
+    run.add_argument("--resume", action="store_true",
+                     help="continue the run --name, or the newest, exactly where it stopped")
+    run.add_argument("--every_save_images", type=whole(1), default=1,
+                     help="epochs between sample grids")
+    run.add_argument("--ckpt_num", type=whole(1), default=20,
+                     help="epochs between checkpoints that are kept")
+    run.add_argument("--save_minutes", type=number(above=0), default=10.0,
+                     help="longest time between saves of the latest state")
+    run.add_argument("--dry_run", action="store_true",
+                     help="print options, parameter counts and data found, and stop")
+    return parser
+
+
+def _test_parser() -> _OneLineParser:
+    parser = _parser("Translate anime faces to persons and back with a trained model.")
+
+    model = parser.add_argument_group("model (none of these: the newest run)")
+    model.add_argument("--ckpt", help="checkpoint file")
+    model.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
+
+    data = parser.add_argument_group("data (default: the run's own folders, held-out images only)")
+    _add_shared(parser, data)
+    parser.set_defaults(domain_A_path=None, domain_B_path=None)
+    data.add_argument("--dataset_size", type=whole(1), default=1280,
+                      help="translate the first N images of each domain")
+    data.add_argument("--batch_size", type=whole(1), default=64,
+                      help="images at a time, and tiles in a grid")
+
+    files = parser.add_argument_group("one picture in, one picture out")
+    files.add_argument("--input", help="picture, or folder of pictures")
+    files.add_argument("--direction", choices=("AtoB", "BtoA"),
+                       help="AtoB: anime to person; BtoA: person to anime")
+    files.add_argument("--output", help="folder for the pictures (default: test_image)")
+    files.add_argument("--overwrite", action="store_true", help="replace pictures in --output")
+    return parser
+
+
+def _add_shared(parser: _OneLineParser, data: argparse._ArgumentGroup) -> None:
+    data.add_argument("--domain_A_path", default="data/anime", help="folder of anime faces")
+    data.add_argument("--domain_B_path", default="data/person", help="folder of person faces")
+    data.add_argument("--demo", action="store_true",
+                      help="faces that demo_faces.py draws; training gets small defaults")
+    data.add_argument("--cache_dir", default="data/cache",
+                      help="folder for the decoded images, made once")
+    data.add_argument("--num_workers", type=whole(0), default=min(8, os.cpu_count() or 1),
+                      help="threads that decode images; 0 = none of its own")
+    parser.add_argument("--gpu_ids",
+                        help="for example 0,1,2,3, or -1 for the CPU; if not given: the first "
+                        "GPU if there is one, else the CPU")
+
+
+def _given(parser: _OneLineParser, argv: Sequence[str] | None) -> dict:
+    """The options that stand on the command line, without any default."""
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    parser._defaults.clear()
+    return vars(parser.parse_args(argv))
+
+
+# ----------------------------------------------------------------------------------- checks
+
+
+def _check_training(opt: Namespace) -> Namespace:
+    """Fill in what depends on other options, and refuse what cannot work together."""
+    wasserstein_alone = opt.gan_mode in ("wgan", "wgangp")
+    if opt.discriminator is None:
+        opt.discriminator = "patch" if wasserstein_alone else "sagan"
+    if opt.n_critic is None:
+        opt.n_critic = 5 if wasserstein_alone else 1
+    if opt.spectral_norm is None:
+        opt.spectral_norm = not wasserstein_alone
+    opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)
+
+    if opt.gan_mode == "wgan" and opt.spectral_norm:
+        raise UserError(
+            "--gan_mode wgan --spectral_norm: wgan bounds D by clipping weights, which spectral "
+            "norm would scale up again; leave --spectral_norm out, or use --gan_mode sn"
+        )
+    if opt.gan_mode in PENALTY_MODES and opt.spectral_norm != (opt.gan_mode == "sn+gp"):
+        raise UserError(
+            f"--gan_mode {opt.gan_mode} {'--' if opt.spectral_norm else '--no-'}spectral_norm: "
+            "the penalty with spectral norm is --gan_mode sn+gp, without it --gan_mode wgangp"
+        )
+    problem = image_size_problem(opt.generator, opt.discriminator, opt.image_size)
+    if problem:
+        raise UserError(f"--image_size {opt.image_size}: {problem}")
+    if opt.niter + opt.niter_decay == 0:
+        raise UserError("--niter 0 --niter_decay 0: no epoch to train; give at least one of them")
+    if opt.batch_size < len(opt.gpu_ids):
+        raise UserError(
+            f"--batch_size {opt.batch_size}: fewer than the {len(opt.gpu_ids)} GPUs of --gpu_ids; "
+            "raise it or name fewer GPUs"
+        )
+    return opt
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Type of an option that is a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least {least}")
+        return value
+
+    return parse
+
+
+def number(
+    least: float | None = None, above: float | None = None, below: float | None = None
+) -> Callable[[str], float]:
+    """Type of an option that is a finite number within the given bounds."""
+    bounds = [
+        f"{words} {bound:g}"
+        for words, bound in (("at least", least), ("above", above), ("below", below))
+        if bound is not None
+    ]
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (
+            math.isfinite(value)
+            and (least is None or value >= least)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        ):
+            raise argparse.ArgumentTypeError(f"{text}: must be a number {' and '.join(bounds)}")
+        return value
+
+    return parse
+
+
+def run_name(text: str) -> str:
+    """Type of --name: one folder name, which cannot lead out of model_ckpt/."""
+    bad = any(c in '/\\:*?"<>|' or not c.isprintable() for c in text)
+    if bad or not text or text[0] in ".-":
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be a plain folder name (no / \\ : * ? \" < > |, no leading . or -)"
+        )
+    return text

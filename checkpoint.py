@@ -1,0 +1,75 @@
+"""Checkpoints: one file with everything, plain types and tensors only, whole or absent.
+
+A run lives in model_ckpt/<name>/: latest.pth, which --resume and test.py take, and epoch_0020.pth,
+epoch_0040.pth ..., which are kept. A file is a dict: "format", "options" (all of them), "epoch" and
+"batch" (where training goes on), "totals" (loss sums of the epoch so far), "model" (see
+CycleGANModel.state_dict).
+"""
+
+from pathlib import Path
+
+import torch
+
+from errors import UserError
+from files import atomic_write
+
+ROOT = Path("model_ckpt")
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Write a checkpoint; the old file stays until the new one is complete. Raises UserError."""
+    with atomic_write(path) as file:
+        torch.save({"format": FORMAT, **state}, file)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Read a checkpoint onto the CPU, without executing anything that it may carry.
+
+    Raises UserError if the file is missing, damaged, not one of ours, or carries pickled code.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint file; {_runs_found()}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile and pickle each have kinds of their own
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            why = "it holds Python objects beside tensors and plain values, which could run code"
+        else:
+            why = f"it is damaged or incomplete ({str(error).splitlines()[0] or 'empty'})"
+        raise UserError(f"{path}: not loaded, {why}; use another checkpoint") from error
+    if not isinstance(state, dict) or not {"format", "options", "model"} <= state.keys():
+        raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")
+    if state["format"] != FORMAT:
+        raise UserError(f"{path}: format {state['format']}, but this version reads {FORMAT}")
+    return state
+
+
+def find_checkpoint(name: str | None, pattern: str = "*") -> Path:
+    """The latest checkpoint of a run, or of the newest run whose name fits. Raises UserError."""
+    if name:
+        path = ROOT / name / "latest.pth"
+        if not path.is_file():
+            raise UserError(f"--name {name}: there is no {path}; {_runs_found()}")
+        return path
+    paths = sorted(ROOT.glob(f"{pattern}/latest.pth"), key=lambda p: p.stat().st_mtime)
+    if not paths:
+        raise UserError(
+            f"no checkpoint {ROOT / pattern / 'latest.pth'} here; train one first, for example "
+            "with: python train.py --demo"
+        )
+    return paths[-1]
+
+
+def free_name(name: str) -> str:
+    """`name`, or the first of name-2, name-3, ... that no run has yet."""
+    candidate, number = name, 1
+    while (ROOT / candidate / "latest.pth").exists():
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def _runs_found() -> str:
+    names = sorted(path.parent.name for path in ROOT.glob("*/latest.pth"))
+    return f"runs in {ROOT.resolve()}: {', '.join(names) or 'none'}"

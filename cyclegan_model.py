@@ -1,0 +1,314 @@
+"""CycleGAN: two generators, two discriminators, and the step that trains them.
+
+Names against Zhu et al. 2017 (their X is our A, anime; their Y our B, person):
+
+| here   | paper | maps or judges                            |
+| ------ | ----- | ----------------------------------------- |
+| netG_A | G     | anime to person: fake_B = netG_A(real_A)  |
+| netG_B | F     | person to anime: fake_A = netG_B(real_B)  |
+| netD_A | D_X   | anime: real_A against fake_A              |
+| netD_B | D_Y   | persons: real_B against fake_B            |
+
+rec_A = netG_B(netG_A(real_A)); idt_A = netG_A(real_B), which should change nothing; likewise B.
+"""
+
+import copy
+import itertools
+import math
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from losses import (
+    PENALTY_MODES,
+    cycle_loss,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    identity_loss,
+)
+from networks import build_discriminator, build_generator
+from self_attention import SelfAttention
+
+
+class NonFiniteLoss(Exception):
+    """A loss became NaN or infinite; the message names the term and the step."""
+
+
+class CycleGANModel:
+    """The nets, their optimisers and pools, and one training step.
+
+    opt: resolved options (arguments.py). Images are float (B, 3, H, W) in [-1, 1]. With
+    training=False only the generators are made. Weights start from opt.seed.
+
+    Source: Zhu et al. 2017 (CycleGAN), sections 3 and 4, with the discriminators of Zhang et al.
+    2019 (SAGAN).
+    """
+
+    def __init__(self, opt: Namespace, training: bool = True) -> None:
+        self.opt = opt
+        self.device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
+        self.nets: dict[str, nn.Module] = {}  # what a checkpoint holds, by name, unwrapped
+        torch.manual_seed(opt.seed)
+        self.netG_A = self._add("netG_A", build_generator(opt))
+        self.netG_B = self._add("netG_B", build_generator(opt))
+        if opt.ema:
+            for name in ("netG_A", "netG_B"):
+                average = copy.deepcopy(self.nets[name]).eval().requires_grad_(False)
+                self.nets[f"{name}_ema"] = average
+        if not training:
+            return
+        self.netD_A = self._add("netD_A", build_discriminator(opt))
+        self.netD_B = self._add("netD_B", build_discriminator(opt))
+
+        # All further chance: a CPU generator, whose state a checkpoint keeps.
+        self.generator = torch.Generator().manual_seed(opt.seed)
+        self.pool_A = ImagePool(opt.pool_size, self.generator)
+        self.pool_B = ImagePool(opt.pool_size, self.generator)
+        adam = {"betas": (opt.beta1, opt.beta2), "fused": True}
+        parameters_G = itertools.chain(self.netG_A.parameters(), self.netG_B.parameters())
+        parameters_D = itertools.chain(self.netD_A.parameters(), self.netD_B.parameters())
+        self.optimizer_G = torch.optim.Adam(parameters_G, lr=opt.lr_G, **adam)
+        self.optimizer_D = torch.optim.Adam(parameters_D, lr=opt.lr_D, **adam)
+        self.steps = 0
+        self._losses: list[tuple[int, dict[str, Tensor]]] = []  # not yet fetched from the device
+
+    def _add(self, name: str, net: nn.Module) -> nn.Module:
+        self.nets[name] = net.to(self.device)
+        if len(self.opt.gpu_ids) > 1:
+            return nn.DataParallel(net, self.opt.gpu_ids)
+        return net
+
+    # ---------------------------------------------------------------------------- the step
+
+    def set_input(self, real_A: Tensor, real_B: Tensor) -> None:
+        """Take a batch of anime and a batch of persons, unpaired, of the same size."""
+        self.real_A = real_A.to(self.device, non_blocking=True)
+        self.real_B = real_B.to(self.device, non_blocking=True)
+
+    def forward(self) -> None:
+        """Translate there and back, in both directions."""
+        self.fake_B = self.netG_A(self.real_A)
+        self.rec_A = self.netG_B(self.fake_B)
+        self.fake_A = self.netG_B(self.real_B)
+        self.rec_B = self.netG_A(self.fake_A)
+
+    def backward_G(self) -> dict[str, Tensor]:
+        """Gradients of both generators; returns their losses by name, weights applied."""
+        opt = self.opt
+        losses = {
+            "G_A": generator_loss(opt.gan_mode, self.netD_B(self.fake_B)),
+            "G_B": generator_loss(opt.gan_mode, self.netD_A(self.fake_A)),
+            "cycle_A": opt.lambda_A * cycle_loss(self.rec_A, self.real_A),
+            "cycle_B": opt.lambda_B * cycle_loss(self.rec_B, self.real_B),
+        }
+        if opt.lambda_idt:
+            self.idt_A = self.netG_A(self.real_B)
+            self.idt_B = self.netG_B(self.real_A)
+            weight_A, weight_B = opt.lambda_idt * opt.lambda_A, opt.lambda_idt * opt.lambda_B
+            losses["idt_A"] = weight_B * identity_loss(self.idt_A, self.real_B)
+            losses["idt_B"] = weight_A * identity_loss(self.idt_B, self.real_A)
+        sum(losses.values()).backward()
+        return losses
+
+    def backward_D(self, domain: str) -> dict[str, Tensor]:
+        """Gradients of the discriminator of domain "A" or "B"; returns its losses by name."""
+        opt = self.opt
+        if domain == "A":
+            netD, real, fake = self.netD_A, self.real_A, self.pool_A.query(self.fake_A.detach())
+        else:
+            netD, real, fake = self.netD_B, self.real_B, self.pool_B.query(self.fake_B.detach())
+        # One call for both: no layer mixes the images of a batch.
+        pred_real, pred_fake = netD(torch.cat([real, fake])).chunk(2)
+        losses = {f"D_{domain}": discriminator_loss(opt.gan_mode, pred_real, pred_fake)}
+        if opt.gan_mode in PENALTY_MODES:
+            penalty = gradient_penalty(netD, real, fake, self.generator)
+            losses[f"gp_{domain}"] = opt.lambda_gp * penalty
+        sum(losses.values()).backward()
+        return losses
+
+    def optimize_parameters(self) -> None:
+        """One step of both discriminators and, every n_critic-th time, of both generators."""
+        self.steps += 1
+        losses = {}
+
+        # Generators. D is frozen: its gradients would be computed for nothing.
+        if self.steps % self.opt.n_critic == 0:
+            self._require_grad_D(False)
+            self.optimizer_G.zero_grad()
+            self.forward()
+            losses |= self.backward_G()
+            self.optimizer_G.step()
+            self._update_ema()
+            self._require_grad_D(True)
+        else:
+            with torch.no_grad():
+                self.fake_B = self.netG_A(self.real_A)
+                self.fake_A = self.netG_B(self.real_B)
+
+        # Discriminators.
+        self.optimizer_D.zero_grad()
+        losses |= self.backward_D("A")
+        losses |= self.backward_D("B")
+        self.optimizer_D.step()
+        if self.opt.gan_mode == "wgan":  # Arjovsky et al. 2017, algorithm 1
+            bound = self.opt.clip_value
+            with torch.no_grad():
+                for parameter in self.optimizer_D.param_groups[0]["params"]:
+                    parameter.clamp_(-bound, bound)
+
+        self._losses.append((self.steps, {k: v.detach() for k, v in losses.items()}))
+
+    def _require_grad_D(self, required: bool) -> None:
+        self.nets["netD_A"].requires_grad_(required)
+        self.nets["netD_B"].requires_grad_(required)
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        """Move the averages towards the generators; faster at first, while those change most."""
+        if not self.opt.ema:
+            return
+        updates = self.steps // self.opt.n_critic
+        decay = min(self.opt.ema, updates / (updates + 9))
+        for name in ("netG_A", "netG_B"):
+            average, net = self.nets[f"{name}_ema"], self.nets[name]
+            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+            for old, new in zip(average.buffers(), net.buffers(), strict=True):
+                old.copy_(new)  # spectral norm's singular vectors must fit the weights
+
+    def fetch_losses(self) -> list[dict[str, float]]:
+        """Losses of the steps since the last call: the only wait for the device in training.
+
+        Raises NonFiniteLoss at the first one that is NaN or infinite.
+        """
+        steps, self._losses = self._losses, []
+        values = [value for _, losses in steps for value in losses.values()]
+        numbers = iter(torch.stack(values).tolist() if values else ())
+        fetched = []
+        for step, losses in steps:
+            fetched.append({name: next(numbers) for name in losses})
+            for name, value in fetched[-1].items():
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(f"loss {name} became {value} at step {step}")
+        return fetched
+
+    # --------------------------------------------------------------------- around the step
+
+    def update_learning_rate(self, epoch: int) -> None:
+        """Set the learning rates of epoch 0, 1, ... from the schedule."""
+        factor = lr_factor(epoch, self.opt.niter, self.opt.niter_decay)
+        self.optimizer_G.param_groups[0]["lr"] = self.opt.lr_G * factor
+        self.optimizer_D.param_groups[0]["lr"] = self.opt.lr_D * factor
+
+    @torch.no_grad()
+    def translate(self, images: Tensor, direction: str) -> tuple[Tensor, Tensor]:
+        """Translate images, and back again, as a user will see them: eval mode, averaged weights.
+
+        images: (N, 3, H, W) on any device; direction "AtoB" or "BtoA".
+        Returns the translations and the reconstructions, (N, 3, H, W) on the CPU.
+        """
+        suffix = "_ema" if self.opt.ema else ""
+        there, back = self.nets[f"netG_A{suffix}"], self.nets[f"netG_B{suffix}"]
+        if direction == "BtoA":
+            there, back = back, there
+        modes = there.training, back.training
+        there.eval(), back.eval()
+        fakes, recs = [], []
+        for batch in images.split(self.opt.batch_size):
+            fake = there(batch.to(self.device))
+            fakes.append(fake.cpu())
+            recs.append(back(fake).cpu())
+        there.train(modes[0]), back.train(modes[1])
+        return torch.cat(fakes), torch.cat(recs)
+
+    def attention_gammas(self) -> dict[str, float]:
+        """The weight that each self-attention layer has learned, by net and layer."""
+        return {
+            f"{name}.{path}": layer.gamma.item()
+            for name, net in self.nets.items()
+            for path, layer in net.named_modules()
+            if isinstance(layer, SelfAttention) and not name.endswith("_ema")
+        }
+
+    def count_parameters(self) -> dict[str, int]:
+        """Trained numbers in each net, averages left out."""
+        return {
+            name: sum(p.numel() for p in net.parameters())
+            for name, net in self.nets.items()
+            if not name.endswith("_ema")
+        }
+
+    def state_dict(self) -> dict:
+        """Everything that training needs to go on as if it had not stopped: plain types, tensors.
+
+        Raises NonFiniteLoss rather than handing out broken weights.
+        """
+        nets = {name: net.state_dict() for name, net in self.nets.items()}
+        for name, state in nets.items():
+            for key, value in state.items():
+                if not torch.isfinite(value).all():
+                    raise NonFiniteLoss(f"weight {name}.{key} is not finite at step {self.steps}")
+        return {
+            "nets": nets,
+            "optimizer_G": self.optimizer_G.state_dict(),
+            "optimizer_D": self.optimizer_D.state_dict(),
+            "pool_A": self.pool_A.images,
+            "pool_B": self.pool_B.images,
+            "generator": self.generator.get_state(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up a state_dict() of a model with the same options."""
+        self.load_nets(state["nets"])
+        self.optimizer_G.load_state_dict(state["optimizer_G"])
+        self.optimizer_D.load_state_dict(state["optimizer_D"])
+        self.pool_A.images = [image.to(self.device) for image in state["pool_A"]]
+        self.pool_B.images = [image.to(self.device) for image in state["pool_B"]]
+        self.generator.set_state(state["generator"])
+        self.steps = state["steps"]
+
+    def load_nets(self, states: dict[str, dict]) -> None:
+        """Load the weights of the nets that this model has."""
+        for name, net in self.nets.items():
+            net.load_state_dict(states[name])
+
+
+class ImagePool:
+    """Keeps fakes that the generators once made, so that D does not forget them.
+
+    query() takes a batch (B, 3, H, W) and returns one of the same shape: until the pool is full
+    the batch itself; then each image is, half of the time, exchanged for one from the pool.
+
+    Source: Shrivastava et al. 2017, section 2.3; Zhu et al. 2017 (CycleGAN), section 4.
+    """
+
+    def __init__(self, size: int, generator: torch.Generator) -> None:
+        self.size = size
+        self.generator = generator
+        self.images: list[Tensor] = []
+
+    def query(self, batch: Tensor) -> Tensor:
+        if self.size == 0:
+            return batch
+        chosen = []
+        for image in batch:
+            # Clones: a view would keep, and save, the whole batch that it came from.
+            if len(self.images) < self.size:
+                self.images.append(image.clone())
+            elif torch.rand((), generator=self.generator) < 0.5:
+                place = int(torch.randint(self.size, (), generator=self.generator))
+                self.images[place], image = image.clone(), self.images[place]
+            chosen.append(image)
+        return torch.stack(chosen)
+
+
+def lr_factor(epoch: int, niter: int, niter_decay: int) -> float:
+    """Learning rate in epoch 0, 1, ... over the first one: 1, then a straight line.
+
+    It is exactly 0 at epoch niter + niter_decay, the one after the last.
+    """
+    if epoch < niter:
+        return 1.0
+    return max(0.0, 1.0 - (epoch - niter) / niter_decay) if niter_decay else 0.0

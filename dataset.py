@@ -1,0 +1,387 @@
+"""Unpaired folders of images, and batches that are a pure function of (seed, step).
+
+The images of a folder are decoded once, into one uint8 array on disk that later runs memory-map.
+Batches keep no hidden state: `UnpairedBatches.batch(step)` gives the same tensors at any time, so
+a run resumes to the bit anywhere, also in the middle of an epoch.
+
+B batch, H = W = image_size, N images of a folder. Domain A is anime, domain B is person.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from errors import UserError
+from files import atomic_write
+
+IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
+CROPS = ("center", "celeba")
+MAX_PIXELS = 64_000_000  # refused by the header: a small file can claim to unpack to gigabytes
+
+# Pillow goes by content, not by name; unlimited, a .png that holds EPS would start Ghostscript.
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+CELEBA_SIZE = (178, 218)
+CELEBA_BOX = (25, 47, 153, 175)  # left, top, right, bottom: tight around the aligned face
+CACHE_FORMAT = 1  # raise it when load_image changes what it returns
+CHUNK = 256  # images decoded ahead of the writer: bounds the memory of a build
+
+# Pillow warns of odd metadata and large sizes; a file that cannot be read gets one line from us.
+warnings.filterwarnings("ignore", module="PIL")
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Every visible file below `folder`; links to folders are followed, each folder read once.
+
+    Raises OSError if `folder` or a folder below it cannot be listed.
+    """
+
+    def visible(name: str) -> bool:
+        return not name.startswith(".") and name != "__MACOSX"
+
+    def stop(error: OSError) -> None:  # os.walk would pass over an unreadable folder in silence
+        raise error
+
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(filter(visible, folders))
+        yield from (Path(parent, name) for name in names if visible(name))
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The image files below `folder`, by extension, sorted by posix relative path.
+
+    Raises OSError if a folder cannot be listed.
+    """
+    # is_file: a broken link cannot be opened, and opening a named pipe would wait for ever.
+    named = (path for path in walk_files(folder) if path.suffix[1:].lower() in IMAGE_TYPES)
+    images = filter(Path.is_file, named)
+    return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def find_images_or_explain(folder: Path, flag: str) -> list[Path]:
+    """`find_images`, with a UserError that names `flag` if there is nothing to train on."""
+    try:
+        if images := find_images(folder):
+            return images
+        others = Counter(path.suffix or "without type" for path in walk_files(folder))
+        kinds = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
+        found = f"no images there, {others.total()} other files ({kinds or 'it is empty'})"
+    except FileNotFoundError:
+        nearest = next(filter(os.path.isdir, folder.absolute().parents), "none")
+        found = f"no such folder, the nearest one that exists is {nearest}"
+    except NotADirectoryError:
+        found = "this is a file; unpack it if it is an archive"
+    except OSError as error:
+        found = f"{error.filename} cannot be read ({error.strerror}); change its permissions"
+    raise UserError(
+        f"{flag} {folder}: {found}. A folder of images was looked for ({', '.join(IMAGE_TYPES)}; "
+        f"nested folders included); set {flag} to one"
+    )
+
+
+def check_domains(path_A: Path, path_B: Path) -> None:
+    """Raise UserError if the two domains are one folder, or one lies inside the other."""
+
+    def holds(outer: Path, inner: Path) -> bool:
+        real = Path(os.path.realpath(inner))
+        return any(os.path.samefile(outer, parent) for parent in (real, *real.parents))
+
+    if not (os.path.exists(path_A) and os.path.exists(path_B)):
+        return  # load_folder says which one is missing
+    if holds(path_A, path_B) or holds(path_B, path_A):
+        raise UserError(
+            f"--domain_A_path {path_A} and --domain_B_path {path_B}: the same folder, or one "
+            "inside the other, so both domains would share images; set one of them to another "
+            "folder"
+        )
+
+
+# ---- one image ---------------------------------------------------------------------------------
+
+
+class UnreadableImage(Exception):
+    """An image file that cannot be decoded completely. The message is a short reason, one line."""
+
+
+def load_image(path: Path, image_size: int, crop: str = "center") -> np.ndarray:
+    """Decode the first frame of an image file: uint8 (H, W, 3), RGB, H = W = image_size.
+
+    `crop` is 'center' (the largest centred square) or 'celeba' (the face box of a 178x218 CelebA
+    image, 'center' for any other size). The crop comes before the resize, so that a 1x1000
+    image costs no more than a square one. Raises UnreadableImage, whatever Pillow raised.
+    """
+    try:
+        with Image.open(path, formats=PILLOW_FORMATS) as image:
+            width, height = image.size
+            if not 0 < width * height <= MAX_PIXELS:
+                raise ValueError(f"{width}x{height} pixels, accepted are 1 to {MAX_PIXELS}")
+            image = ImageOps.exif_transpose(image)
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+        if crop == "celeba" and image.size == CELEBA_SIZE:
+            box = CELEBA_BOX
+        image = to_rgb(image.crop(box))
+        image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        return np.array(image)
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("its content is no image of an accepted type") from error
+    except Exception as error:  # hostile files: struct.error, SyntaxError, MemoryError and others
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableImage(" ".join(reason.split())) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB: transparency on white, more than 8 bits scaled and not clipped."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0.0, neginf=0.0).clip(0.0)
+        # Integers are 16-bit images. Floats have no fixed white: the first usual one that fits.
+        whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+        white = next((white for white in whites if values.max() <= white), values.max())
+        image = Image.fromarray((values / white * 255.0).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+# ---- one folder --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """The readable images of a folder.
+
+    images   read-only memory map, uint8 (N, H, W, 3)
+    paths    N posix paths relative to the folder, in sorted order
+    skipped  number of files that could not be read
+    """
+
+    images: np.ndarray
+    paths: list[str]
+    skipped: int
+
+
+def load_folder(
+    folder: Path,
+    flag: str,
+    dataset_size: int,
+    image_size: int,
+    crop: str,
+    cache_dir: Path,
+    num_workers: int,
+) -> ImageArray:
+    """Memory-map the first `dataset_size` images of a folder, decoding them if it is not done yet.
+
+    The cache is `<folder>_<key>.u8`, the frames one after the other, and `.json`, written last.
+    Its key covers the files' paths, sizes and times, so a changed folder gets a new cache.
+    `flag` is the option that named the folder. Unreadable files are skipped, one line each.
+    Raises UserError: folder missing, a file, unlistable, without images, or none readable.
+    """
+    folder = Path(folder)
+    files = find_images_or_explain(folder, flag)[:dataset_size]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    # The mode is in the key because a file skipped for its permissions may be mended by chmod.
+    stats = [(stat.st_size, stat.st_mtime_ns, stat.st_mode) for stat in map(os.stat, files)]
+    key = json.dumps([CACHE_FORMAT, image_size, crop, names, stats]).encode()
+    stem = f"{folder.resolve().name[:40]}_{hashlib.sha256(key).hexdigest()[:16]}"
+    array_path, index_path = Path(cache_dir, f"{stem}.u8"), Path(cache_dir, f"{stem}.json")
+
+    index = read_index(index_path, array_path, names, image_size)
+    if index is None:
+        index = build_cache(folder, names, array_path, image_size, crop, num_workers)
+        with atomic_write(index_path) as file:
+            file.write(json.dumps(index, indent=1).encode())
+    paths, skipped = index["paths"], index["skipped"]
+    if not paths:
+        raise UserError(
+            f"{flag} {folder}: readable images were looked for, none of the {len(names)} files is "
+            f"one ({names[0]!r}: {skipped[names[0]]}); mend them or set {flag} to another folder"
+        )
+    if skipped:
+        say(f"{folder}: {len(skipped)} of {len(names)} files unreadable, skipped ({index_path})")
+    images = np.memmap(array_path, np.uint8, "r", shape=(len(paths), image_size, image_size, 3))
+    return ImageArray(images, paths, len(skipped))
+
+
+def read_index(index_path: Path, array_path: Path, names: list[str], size: int) -> dict | None:
+    """The index of a complete cache, else None; one line if there is a damaged one."""
+    if not (index_path.exists() or array_path.exists()):
+        return None
+    try:
+        index = json.loads(index_path.read_bytes())
+        if sorted([*index["paths"], *index["skipped"]]) != sorted(names):
+            raise ValueError("its index lists other files")
+        if array_path.stat().st_size != len(index["paths"]) * size * size * 3:
+            raise ValueError("its array has the wrong length")
+        return index
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        say(f"{array_path}: the cache is incomplete or damaged ({error}); it is built again")
+        return None
+
+
+def build_cache(
+    folder: Path, names: list[str], array_path: Path, image_size: int, crop: str, num_workers: int
+) -> dict:
+    """Decode the files and write the array; returns the index {"paths": [...], "skipped": {...}}.
+
+    Threads, not processes: Pillow releases the GIL. Raises UserError if the disk is full.
+    """
+
+    def decode(name: str) -> np.ndarray | UnreadableImage:
+        try:
+            return load_image(folder / name, image_size, crop)
+        except UnreadableImage as error:
+            return error
+
+    index: dict = {"paths": [], "skipped": {}}
+    bar = tqdm(total=len(names), desc=f"decoding {folder.name}", unit="image", disable=None)
+    with bar, ThreadPoolExecutor(max(1, num_workers)) as pool, atomic_write(array_path) as file:
+        run = pool.map if num_workers else map
+        for start in range(0, len(names), CHUNK):
+            chunk = names[start : start + CHUNK]
+            for name, result in zip(chunk, run(decode, chunk), strict=True):
+                if isinstance(result, UnreadableImage):
+                    index["skipped"][name] = str(result)
+                    say(f"{folder}: skipped {name!r}: {result}")  # !r: a name may hold line breaks
+                else:
+                    index["paths"].append(name)
+                    file.write(result.tobytes())
+                bar.update()
+    return index
+
+
+def say(line: str) -> None:
+    """One line on stderr, above the progress bar if there is one."""
+    tqdm.write(line.replace("\n", "\\n"), file=sys.stderr)
+
+
+def split_holdout(count: int, holdout: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split range(count) into sorted (training, held-out) indices, int64.
+
+    Held out are `holdout` indices, evenly spaced, but at most a tenth of all and at least one.
+    Raises UserError if count < 2.
+    """
+    if count < 2:
+        raise UserError(
+            f"--holdout {holdout}: {count} readable image in a domain, needed are 2 or more (one "
+            "to train on, one held out); add images or raise --dataset_size"
+        )
+    held = max(1, min(holdout, count // 10))
+    parts = np.arange(held, dtype=np.int64)  # Windows' default was int32 before numpy 2
+    held_out = (2 * parts + 1) * count // (2 * held)  # the middle of each part
+    return np.setdiff1d(np.arange(count, dtype=np.int64), held_out), held_out
+
+
+# ---- batches -----------------------------------------------------------------------------------
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [-1, 1], contiguous; 0 is -1 and 255 is 1."""
+    return images.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float (B, 3, H, W) in [-1, 1], clamped -> uint8 (B, H, W, 3); the inverse of to_float."""
+    images = images.detach().float().add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)
+    return images.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def derived_generator(seed: int, *keys: int | str) -> torch.Generator:
+    """A CPU generator that depends on (seed, keys) alone."""
+    text = "/".join(map(str, (seed, *keys)))
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class UnpairedBatches:
+    """Batches of two unpaired domains, each a pure function of (seed, step).
+
+    Sample number k = step * batch_size + i of a domain with n images is image k % n of pass k // n,
+    and every pass is a new permutation: each image comes once per pass, and the smaller domain
+    starts new passes while the larger one is still in its first.
+
+    images_A, images_B    uint8 (N, H, W, 3), memory maps welcome: only the rows of a batch are read
+    indices_A, indices_B  the rows to draw from, the training split; all rows if None
+    flip                  mirror each image left to right with probability one half
+
+    Raises UserError if a domain has fewer images than one batch.
+    """
+
+    def __init__(
+        self,
+        images_A: np.ndarray,
+        images_B: np.ndarray,
+        batch_size: int,
+        seed: int,
+        flip: bool = True,
+        indices_A: np.ndarray | None = None,
+        indices_B: np.ndarray | None = None,
+    ) -> None:
+        self.images = {"A": images_A, "B": images_B}
+        self.indices = {
+            "A": torch.as_tensor(np.arange(len(images_A)) if indices_A is None else indices_A),
+            "B": torch.as_tensor(np.arange(len(images_B)) if indices_B is None else indices_B),
+        }
+        self.batch_size, self.seed, self.flip = batch_size, seed, flip
+        self.cached_pass: dict[str, tuple[int, Tensor]] = {}
+        n_A, n_B = len(self.indices["A"]), len(self.indices["B"])
+        if min(n_A, n_B) < batch_size:
+            raise UserError(
+                f"--batch_size {batch_size}: larger than a domain (training images: A {n_A}, B "
+                f"{n_B}); use --batch_size {min(n_A, n_B)} or less, add images, or raise "
+                "--dataset_size"
+            )
+        self.steps_per_epoch = max(n_A, n_B) // batch_size
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """(real_A, real_B) of a step counted from 0: float32 (B, 3, H, W) in [-1, 1]."""
+        return self.domain_batch("A", step), self.domain_batch("B", step)
+
+    def domain_batch(self, domain: str, step: int) -> Tensor:
+        """One domain's batch: float32 (B, 3, H, W) in [-1, 1]."""
+        rows, flips = self.draw(domain, step)
+        images = torch.from_numpy(np.asarray(self.images[domain][rows.numpy()]))  # B, H, W, 3
+        images = torch.where(flips[:, None, None, None], images.flip(2), images)
+        return to_float(images)
+
+    def draw(self, domain: str, step: int) -> tuple[Tensor, Tensor]:
+        """What a batch is made of: rows of the domain's array, int64 (B,), and flips, bool (B,)."""
+        n = len(self.indices[domain])
+        k = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        first_pass, last_pass = int(k[0]) // n, int(k[-1]) // n
+        passes = range(first_pass, last_pass + 1)  # two where the batch spans a pass's end
+        order = torch.cat([self.permutation(domain, p)[k[k // n == p] % n] for p in passes])
+        generator = derived_generator(self.seed, "flip", domain, step)
+        flips = torch.rand(self.batch_size, generator=generator) < 0.5
+        return self.indices[domain][order], flips & self.flip
+
+    def permutation(self, domain: str, number: int) -> Tensor:
+        """The order of a domain's images in a pass, int64 (n,); the latest pass is kept."""
+        if self.cached_pass.get(domain, (None,))[0] != number:
+            generator = derived_generator(self.seed, domain, number)
+            order = torch.randperm(len(self.indices[domain]), generator=generator)
+            self.cached_pass[domain] = (number, order)
+        return self.cached_pass[domain][1]

@@ -1,0 +1,87 @@
+"""The objectives, as free functions: adversarial (one branch per --gan_mode), penalty, cycle.
+
+| gan_mode | D minimises                                | G minimises          | D is held by     |
+| -------- | ------------------------------------------ | -------------------- | ---------------- |
+| sn       | max(0, 1 - D(real)) + max(0, 1 + D(fake))  | -D(fake)             | spectral norm    |
+| sn+gp    | D(fake) - D(real) + lambda_gp * penalty    | -D(fake)             | both             |
+| wgan     | D(fake) - D(real)                          | -D(fake)             | weight clipping  |
+| wgangp   | D(fake) - D(real) + lambda_gp * penalty    | -D(fake)             | gradient penalty |
+| lsgan    | half of (D(real) - 1)^2 + D(fake)^2        | (D(fake) - 1)^2      | spectral norm    |
+| vanilla  | half of the cross-entropy of real and fake | -log sigmoid D(fake) | spectral norm    |
+
+Means over all logits. The halves are CycleGAN's (appendix 7.1): they slow D relative to G.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GAN_MODES = ("sn", "sn+gp", "wgan", "wgangp", "lsgan", "vanilla")
+PENALTY_MODES = ("sn+gp", "wgangp")
+WASSERSTEIN_MODES = ("wgan", "wgangp", "sn+gp")
+
+
+def discriminator_loss(gan_mode: str, pred_real: Tensor, pred_fake: Tensor) -> Tensor:
+    """Scalar that D minimises, without the penalty; logits of any shape.
+
+    Sources: sn: Lim and Ye 2017, used with spectral norm by Miyato et al. 2018, section 4;
+    Wasserstein: Arjovsky et al. 2017, section 3; lsgan: Mao et al. 2017, section 3.2; vanilla:
+    Goodfellow et al. 2014, section 3.
+    """
+    if gan_mode == "sn":
+        return F.relu(1 - pred_real).mean() + F.relu(1 + pred_fake).mean()
+    if gan_mode in WASSERSTEIN_MODES:
+        return pred_fake.mean() - pred_real.mean()
+    if gan_mode == "lsgan":
+        return 0.5 * ((pred_real - 1).square().mean() + pred_fake.square().mean())
+    if gan_mode == "vanilla":
+        return 0.5 * (F.softplus(-pred_real).mean() + F.softplus(pred_fake).mean())
+    raise ValueError(f"unknown gan_mode {gan_mode!r}")
+
+
+def generator_loss(gan_mode: str, pred_fake: Tensor) -> Tensor:
+    """Scalar that G minimises: how far D is from taking its images for real."""
+    if gan_mode == "sn" or gan_mode in WASSERSTEIN_MODES:
+        return -pred_fake.mean()
+    if gan_mode == "lsgan":
+        return (pred_fake - 1).square().mean()
+    if gan_mode == "vanilla":
+        return F.softplus(-pred_fake).mean()
+    raise ValueError(f"unknown gan_mode {gan_mode!r}")
+
+
+def gradient_penalty(
+    netD: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Mean of (|grad D(x)| - 1)^2 at points between real and fake images (B, 3, H, W).
+
+    One point per pair, drawn uniformly on its line with `generator` (a CPU one). Where D gives
+    several logits per image, their mean is the score whose slope is held at 1.
+
+    Source: Gulrajani et al. 2017 (WGAN-GP), section 4 and algorithm 1.
+    """
+    alpha = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
+    x = (alpha * real + (1 - alpha) * fake).detach().requires_grad_(True)
+    score = netD(x).flatten(1).mean(dim=1)  # (B,)
+    (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    # The tiny term keeps the root differentiable where the gradient is exactly 0.
+    norm = (gradient.flatten(1).square().sum(dim=1) + 1e-12).sqrt()  # (B,)
+    return (norm - 1).square().mean()
+
+
+def cycle_loss(rec: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute error of an image after a translation there and back.
+
+    Source: Zhu et al. 2017 (CycleGAN), section 3.2.
+    """
+    return F.l1_loss(rec, real)
+
+
+def identity_loss(idt: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute change that a generator makes to an image of its own target domain.
+
+    Source: Zhu et al. 2017 (CycleGAN), section 5.2.
+    """
+    return F.l1_loss(idt, real)

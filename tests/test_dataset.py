@@ -1,0 +1,544 @@
+"""dataset.py: what is found, how each image is read, when the cache holds, what is drawn."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dataset
+from dataset import (
+    UnpairedBatches,
+    UnreadableImage,
+    check_domains,
+    derived_generator,
+    find_images,
+    load_folder,
+    load_image,
+    split_holdout,
+    to_float,
+    to_uint8,
+)
+from errors import UserError
+
+SIZE = 8
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def make_folder(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.fromarray(noise(12, 10, number)).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def load(folder: Path, cache: Path, **changes) -> dataset.ImageArray:
+    options = dict(dataset_size=1000, image_size=SIZE, crop="center", num_workers=0)
+    return load_folder(folder, "--domain_A_path", cache_dir=cache, **{**options, **changes})
+
+
+def raise_if_decoded(*_):
+    raise AssertionError("decoded although a complete cache is there")
+
+
+def relative(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in find_images(folder)]
+
+
+def link(target: Path, path: Path) -> None:
+    try:
+        path.symlink_to(target, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no symbolic links")
+
+
+# ---- finding files -----------------------------------------------------------------------------
+
+
+def test_images_are_found_nested_by_type_and_sorted_and_hidden_files_passed_over(tmp_path):
+    wanted = ["B.JPG", "a.jpeg", "a/z.png", "a/z/1.webp", "a0.tif", "b.Gif"]
+    passed = [".DS_Store", "._a.png", "__MACOSX/x.png", ".git/y.png", "notes.txt", "png"]
+    for name in wanted + passed:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert relative(tmp_path) == wanted
+
+
+def test_linked_folders_are_followed_and_loops_and_duplicates_are_not(tmp_path):
+    make_folder(tmp_path / "elsewhere", 2)
+    root = make_folder(tmp_path / "root", 1)
+    link(root, root / "loop")
+    link(tmp_path / "elsewhere", root / "more")
+    link(tmp_path / "elsewhere", root / "more_again")
+    link(tmp_path / "gone.png", root / "broken.png")
+    assert relative(root) == ["000.png", "more/000.png", "more/001.png"]
+
+
+def test_one_folder_for_both_domains_is_refused(tmp_path):
+    a, b = make_folder(tmp_path / "a", 1), make_folder(tmp_path / "b", 1)
+    inner = make_folder(a / "inner", 1)
+    check_domains(a, b)
+    check_domains(a, tmp_path / "missing")
+    for pair in [(a, a), (a, inner), (inner, a), (a, tmp_path / "b" / ".." / "a")]:
+        with pytest.raises(UserError, match="--domain_A_path .*--domain_B_path .*set one"):
+            check_domains(*pair)
+    link(a, tmp_path / "linked")
+    with pytest.raises(UserError, match="same folder"):
+        check_domains(tmp_path / "linked", a)
+
+
+# ---- one image ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 1000), (1000, 1), (9, 31), (64, 64)])
+def test_every_mode_and_shape_becomes_a_square_rgb_array(tmp_path, mode, height, width):
+    path = tmp_path / f"x.{'tif' if mode in ('CMYK', 'YCbCr', 'F') else 'png'}"
+    if mode == "I;16":
+        Image.fromarray(np.full((height, width), 40000, np.uint16)).save(path)
+    else:
+        Image.fromarray(noise(height, width)).convert(mode).save(path)
+    image = load_image(path, SIZE)
+    assert image.shape == (SIZE, SIZE, 3) and image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "RGB with a transparent colour", "gif"])
+def test_transparency_lies_on_white(tmp_path, kind):
+    path, save = tmp_path / f"x.{'gif' if kind == 'gif' else 'png'}", {}
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 4, 8))
+    if kind == "LA":
+        image = image.convert("LA")
+    elif kind != "RGBA":
+        image = Image.new("RGB", (8, 8), "black")
+        image.paste((0, 0, 200), (0, 0, 4, 8))
+        save = {"transparency": (0, 0, 200)}
+        if kind != "RGB with a transparent colour":
+            image = image.quantize(2)
+            save = {"transparency": image.getpixel((0, 0))}
+    image.save(path, **save)
+    loaded = load_image(path, 8)
+    assert (loaded[:, :4] == 255).all() and (loaded[:, 4:] == 0).all()
+
+
+def test_sixteen_bits_and_floats_are_scaled_not_clipped(tmp_path):
+    ramp = np.linspace(0, 1, 64).reshape(8, 8)
+    want = (ramp * 255).round()
+    Image.fromarray((ramp * 65535).astype(np.uint16)).save(tmp_path / "u16.png")
+    Image.fromarray((ramp * 65535).astype(np.uint16)).save(tmp_path / "u16.tif")
+    Image.fromarray((ramp * 65535).astype(np.int32)).save(tmp_path / "i32.tif")
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "one.tif")
+    Image.fromarray((ramp * 255).astype(np.float32)).save(tmp_path / "eight.tif")
+    big_endian = (ramp * 65535).astype(">u2").tobytes()
+    (tmp_path / "maxval.pgm").write_bytes(b"P5 8 8 65535\n" + big_endian)
+    for path in find_images(tmp_path):
+        loaded = load_image(path, 8).astype(int)
+        assert np.abs(loaded - want[..., None]).max() <= 1, path.name
+
+
+def test_constant_black_stays_black_in_every_depth(tmp_path):
+    for name, dtype in [("u16.png", np.uint16), ("f.tif", np.float32), ("i.tif", np.int32)]:
+        Image.fromarray(np.zeros((8, 8), dtype)).save(tmp_path / name)
+        assert (load_image(tmp_path / name, 8) == 0).all()
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.new("RGB", (16, 16), "black")
+    image.paste((255, 255, 255), (0, 0, 16, 8))  # top half white as stored
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise: the top goes to the right
+    image.save(tmp_path / "x.png", exif=exif)
+    loaded = load_image(tmp_path / "x.png", 8)
+    assert loaded[:, :3].max() < 50 and loaded[:, 5:].min() > 200
+
+
+def test_center_crop_is_the_middle_square(tmp_path):
+    pixels = noise(8, 20)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    assert (load_image(tmp_path / "x.png", 8) == pixels[:, 6:14]).all()
+
+
+def test_celeba_box_is_for_178x218_only(tmp_path):
+    pixels = noise(218, 178)
+    Image.fromarray(pixels).save(tmp_path / "celeba.png")
+    assert (load_image(tmp_path / "celeba.png", 128, "celeba") == pixels[47:175, 25:153]).all()
+    assert (load_image(tmp_path / "celeba.png", 178, "center") == pixels[20:198]).all()
+    Image.fromarray(pixels[:-1]).save(tmp_path / "other.png")
+    other = [load_image(tmp_path / "other.png", 32, crop) for crop in ("celeba", "center")]
+    assert (other[0] == other[1]).all()
+
+
+def test_only_the_first_frame_is_read(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("x.gif", "x.webp", "x.tif"):
+        options = {"lossless": True} if name == "x.webp" else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        assert (load_image(tmp_path / name, 8) == (255, 0, 0)).all()
+
+
+def hostile(name: str) -> bytes:
+    """The bytes of a file that Pillow must not be able to read to its end."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return {
+        "empty.png": b"",
+        "text.png": b"this is no image\nat all",
+        "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+        "bomb.png": b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + b"\0" * 32,
+        "zero.ppm": b"P6 0 8 255\n",
+        "short.ppm": b"P6 8 8 255\nxxx",
+        "header.gif": b"GIF89a\x08\0",
+        "header.bmp": b"BM" + b"\xff" * 40,
+        "header.tif": b"II*\0\xff\xff\xff\x7f",
+        "header.webp": b"RIFF\xff\xff\xff\xffWEBPVP8 ",
+    }[name]
+
+
+NAMES = ["empty.png", "text.png", "script.jpg", "bomb.png", "zero.ppm", "short.ppm"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "header.gif", "header.bmp", "header.tif", "header.webp"])
+def test_hostile_files_give_one_kind_of_error_with_a_one_line_reason(tmp_path, name):
+    (tmp_path / name).write_bytes(hostile(name))
+    with pytest.raises(UnreadableImage) as caught:
+        load_image(tmp_path / name, SIZE)
+    assert 0 < len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.bmp", "x.tif"])
+def test_truncated_files_are_unreadable_and_not_grey_below(tmp_path, name):
+    Image.fromarray(noise(64, 64)).save(tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableImage):
+        load_image(tmp_path / name, SIZE)
+
+
+def test_an_image_over_the_pixel_limit_is_refused_by_its_header(tmp_path, monkeypatch):
+    Image.fromarray(noise(8, 8)).save(tmp_path / "x.png")
+    monkeypatch.setattr(dataset, "MAX_PIXELS", 63)
+    with pytest.raises(UnreadableImage, match="8x8 pixels, accepted are 1 to 63"):
+        load_image(tmp_path / "x.png", SIZE)
+
+
+def test_a_missing_file_is_unreadable(tmp_path):
+    with pytest.raises(UnreadableImage, match="No such file"):
+        load_image(tmp_path / "gone.png", SIZE)
+
+
+# ---- the cache ---------------------------------------------------------------------------------
+
+
+def test_array_holds_the_images_in_sorted_order_read_only(tmp_path):
+    folder = make_folder(tmp_path / "a", 5)
+    array = load(folder, tmp_path / "cache")
+    assert array.paths == [f"{number:03d}.png" for number in range(5)] and array.skipped == 0
+    for number, path in enumerate(array.paths):
+        assert (array.images[number] == load_image(folder / path, SIZE)).all()
+    assert isinstance(array.images, np.memmap) and not array.images.flags.writeable
+    assert load(folder, tmp_path / "cache", dataset_size=3).paths == array.paths[:3]
+
+
+def test_second_load_decodes_nothing(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "a", 3)
+    first = load(folder, tmp_path / "cache")
+    monkeypatch.setattr(dataset, "load_image", raise_if_decoded)
+    second = load(folder, tmp_path / "cache")
+    assert (first.images == second.images).all() and first.paths == second.paths
+
+
+def test_a_moved_folder_keeps_its_cache(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "a" / "faces", 3)
+    load(folder, tmp_path / "cache")
+    moved = folder.rename(tmp_path / "faces")
+    monkeypatch.setattr(dataset, "load_image", raise_if_decoded)
+    assert len(load(moved, tmp_path / "cache").images) == 3
+
+
+@pytest.mark.parametrize("change", ["touched", "rewritten", "added", "removed", "renamed", "size"])
+def test_a_changed_folder_is_decoded_again(tmp_path, change):
+    folder, options = make_folder(tmp_path / "a", 3), {}
+    load(folder, tmp_path / "cache")
+    changed = folder / "001.png"
+    if change == "touched":
+        os.utime(changed, (1, 1))
+    elif change == "rewritten":
+        stat = changed.stat()
+        Image.fromarray(noise(30, 30, 8)).save(changed)
+        os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif change == "added":
+        Image.fromarray(noise(12, 10, 9)).save(folder / "000b.png")
+    elif change == "removed":
+        changed.unlink()
+    elif change == "renamed":
+        changed.rename(folder / "009.png")
+    else:
+        options = {"image_size": SIZE * 2}
+    array = load(folder, tmp_path / "cache", **options)
+    want = [load_image(path, options.get("image_size", SIZE)) for path in find_images(folder)]
+    assert array.paths == relative(folder) and (array.images == np.stack(want)).all()
+    assert len(list((tmp_path / "cache").glob("*.u8"))) == 2
+
+
+@pytest.mark.parametrize("damage", "array, no array, json, no json, list, null, names".split(", "))
+def test_a_damaged_cache_is_built_again_and_one_line_says_so(tmp_path, capsys, damage):
+    folder, cache = make_folder(tmp_path / "a", 3), tmp_path / "cache"
+    want = np.array(load(folder, cache).images)  # a copy: Windows replaces no mapped file
+    (array,), (index,) = cache.glob("*.u8"), cache.glob("*.json")
+    assert capsys.readouterr().err == ""
+    if damage == "array":
+        array.write_bytes(array.read_bytes()[:-1])
+    elif damage == "no array":
+        array.unlink()
+    elif damage == "no json":
+        index.unlink()
+    else:
+        broken = {"json": "{", "list": "[]", "null": '{"paths": null}'}
+        broken["names"] = json.dumps({"paths": ["x"] * 3, "skipped": {}})
+        index.write_text(broken[damage])
+    again = load(folder, cache)
+    lines = capsys.readouterr().err.splitlines()
+    assert (again.images == want).all() and len(again.paths) == 3
+    assert len(lines) == 1 and "built again" in lines[0] and array.name in lines[0]
+    assert sorted(path.name for path in cache.iterdir()) == sorted([array.name, index.name])
+
+
+def test_unreadable_files_are_skipped_and_reported_also_from_the_cache(tmp_path, capsys):
+    folder = make_folder(tmp_path / "a", 4)
+    (folder / "001.png").write_bytes(b"no image")
+    (folder / "002b.png").write_bytes((folder / "002.png").read_bytes()[:200])
+    array = load(folder, tmp_path / "cache")
+    lines = capsys.readouterr().err.splitlines()
+    assert array.skipped == 2 and array.paths == ["000.png", "002.png", "003.png"]
+    assert (array.images[2] == load_image(folder / "003.png", SIZE)).all()
+    assert len(lines) == 3 and "'001.png'" in lines[0] and "'002b.png'" in lines[1]
+    assert "2 of 5 files unreadable" in lines[2]
+    assert load(folder, tmp_path / "cache").skipped == 2
+    assert capsys.readouterr().err.splitlines() == lines[2:]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows allows no such names")
+def test_a_name_with_a_line_break_is_reported_in_one_line(tmp_path, capsys):
+    folder = make_folder(tmp_path / "a", 1)
+    (folder / "two\nlines\x1b[31m.png").write_bytes(b"no image")
+    assert load(folder, tmp_path / "cache").skipped == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "two\\nlines\\x1b[31m.png" in lines[0]
+
+
+def test_any_number_of_workers_gives_the_same_array(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "a", 25)
+    (folder / "013.png").write_bytes(b"no image")
+    monkeypatch.setattr(dataset, "CHUNK", 10)
+    arrays = [load(folder, tmp_path / f"cache{n}", num_workers=n) for n in (0, 3)]
+    assert (arrays[0].images == arrays[1].images).all()
+    assert arrays[0].paths == arrays[1].paths and len(arrays[0].paths) == 24
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, num_workers):
+    folder, decode = make_folder(tmp_path / "a", 10), load_image
+
+    def interrupted(path, *rest):
+        if path.name == "007.png":
+            raise KeyboardInterrupt
+        return decode(path, *rest)
+
+    monkeypatch.setattr(dataset, "load_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load(folder, tmp_path / "cache", num_workers=num_workers)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+# ---- errors ------------------------------------------------------------------------------------
+
+
+def refusal(folder: Path, tmp_path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load(folder, tmp_path / "cache")
+    text = str(caught.value)
+    assert text.startswith(f"--domain_A_path {folder}: ") and "\n" not in text
+    assert "looked for" in text and "set --domain_A_path" in text
+    return text
+
+
+def test_a_missing_folder_is_refused_with_the_nearest_that_exists(tmp_path):
+    text = refusal(tmp_path / "no" / "such", tmp_path)
+    assert "no such folder" in text and f"exists is {tmp_path}." in text
+
+
+def test_a_file_for_a_folder_is_refused(tmp_path):
+    (tmp_path / "faces.zip").touch()
+    assert "this is a file; unpack it" in refusal(tmp_path / "faces.zip", tmp_path)
+
+
+def test_a_folder_without_images_is_refused_with_what_is_there(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    assert "it is empty" in refusal(folder, tmp_path)
+    for name in ("x.txt", "y.txt", "z.npz", "plain", ".DS_Store"):
+        (folder / name).touch()
+    text = refusal(folder, tmp_path)
+    assert "4 other files" in text and "2 .txt" in text and "1 without type" in text and "webp" in text
+
+
+def test_a_folder_without_readable_images_is_refused_each_time(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(b"no image")
+    for _ in range(2):
+        assert "none of the 1 files" in refusal(tmp_path / "a", tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    def denied(path):  # chmod would not stop root
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert "Permission denied" in refusal(tmp_path, tmp_path)
+
+
+# ---- split -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 10, 11, 99, 1000, 60_000])
+@pytest.mark.parametrize("holdout", [0, 1, 7, 500, 10**6])
+def test_split_is_disjoint_complete_and_evenly_spaced(count, holdout):
+    train, held = split_holdout(count, holdout)
+    assert len(held) == max(1, min(holdout, count // 10))
+    assert np.array_equal(np.sort(np.concatenate([train, held])), np.arange(count))
+    assert (np.diff(train) > 0).all() and train.dtype == held.dtype == np.int64
+    assert len(held) == 1 or np.ptp(np.diff(held)) <= 1
+
+
+def test_a_single_image_cannot_be_split():
+    with pytest.raises(UserError, match="--holdout 500: 1 readable .* raise --dataset_size"):
+        split_holdout(1, 500)
+
+
+# ---- tensors and batches -----------------------------------------------------------------------
+
+
+def test_float_and_uint8_are_exact_inverses():
+    values = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(2, 1, 1, 3)
+    floats = to_float(values)
+    assert floats.shape == (2, 3, 16, 16) and floats.dtype == torch.float32
+    assert floats.is_contiguous() and floats.min() == -1 and floats.max() == 1
+    assert torch.equal(to_uint8(floats), values) and to_uint8(floats).is_contiguous()
+
+
+def test_channels_keep_their_place_and_values_outside_are_clamped():
+    pixels = torch.from_numpy(noise(4, 6))[None]
+    assert torch.equal(to_float(pixels)[0, 2], pixels[0, :, :, 2].float() / 127.5 - 1)
+    assert torch.equal(to_uint8(to_float(pixels)), pixels)
+    outside = torch.tensor([-9.0, 0.0, 9.0]).reshape(1, 3, 1, 1).requires_grad_()
+    assert to_uint8(outside).flatten().tolist() == [0, 128, 255]
+
+
+def numbered(count: int) -> np.ndarray:
+    """Images that can be told apart: image n is (n, n + 100) from left to right."""
+    images = np.zeros((count, 2, 2, 3), np.uint8)
+    images[:, :, 0] = np.arange(count)[:, None, None]
+    images[:, :, 1] = images[:, :, 0] + 100
+    return images
+
+
+def drawn(batch: torch.Tensor) -> list[int]:
+    """The image numbers of a batch, whether flipped or not."""
+    return to_uint8(batch).amin(dim=(1, 2, 3)).tolist()
+
+
+def make_batches(n_A: int = 30, n_B: int = 11, **changes) -> UnpairedBatches:
+    options = dict(batch_size=4, seed=1)
+    return UnpairedBatches(numbered(n_A), numbered(n_B), **{**options, **changes})
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone():
+    in_order, steps = make_batches(), range(20)
+    want = [in_order.batch(step) for step in steps]
+    backwards = make_batches()
+    torch.manual_seed(99)
+    for step in reversed(steps):
+        torch.rand(3)
+        assert all(map(torch.equal, backwards.batch(step), want[step]))
+    assert all(map(torch.equal, make_batches().batch(13), want[13]))
+
+
+def test_another_seed_another_order_and_the_domains_are_independent():
+    one, two = make_batches(30, 30), make_batches(30, 30, seed=2)
+    assert drawn(one.batch(0)[0]) != drawn(two.batch(0)[0])
+    assert drawn(one.batch(0)[0]) != drawn(one.batch(0)[1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 11])
+def test_every_image_comes_once_per_pass_and_the_smaller_domain_starts_again(batch_size):
+    batches = make_batches(batch_size=batch_size)
+    steps = range(-(-60 // batch_size))
+    for n, domain in [(30, 0), (11, 1)]:
+        order = [k for step in steps for k in drawn(batches.batch(step)[domain])]
+        passes = [order[start : start + n] for start in range(0, 60 - n + 1, n)]
+        assert len(passes) == 60 // n
+        assert all(sorted(one) == list(range(n)) for one in passes)
+        assert passes[0] != passes[1]
+
+
+def test_an_epoch_is_one_pass_of_the_larger_domain():
+    assert make_batches(30, 11, batch_size=4).steps_per_epoch == 7
+    assert make_batches(11, 30, batch_size=10).steps_per_epoch == 3
+
+
+def test_only_the_given_indices_are_drawn():
+    train, held = split_holdout(30, 3)
+    batches = make_batches(indices_A=train, batch_size=9)
+    order = [k for step in range(3) for k in drawn(batches.batch(step)[0])]
+    assert sorted(order) == train.tolist() and not set(order) & set(held.tolist())
+
+
+def test_flip_mirrors_about_half_and_nothing_without_it():
+    batches, plain = make_batches(), make_batches(flip=False)
+    flips = []
+    for step in range(300):
+        for flipped, straight in zip(batches.batch(step), plain.batch(step), strict=True):
+            mirrored = (flipped == straight.flip(3)).all(dim=(1, 2, 3))
+            assert (mirrored | (flipped == straight).all(dim=(1, 2, 3))).all()
+            assert (straight[..., 0] < straight[..., 1]).all()
+            flips.append(mirrored)
+    assert abs(torch.cat(flips).float().mean() - 0.5) < 0.05  # 2,400 draws: 5 sigma
+    assert not torch.equal(flips[0], flips[2]) or not torch.equal(flips[1], flips[3])
+
+
+def test_batches_are_contiguous_floats_from_a_memory_map(tmp_path):
+    images = load(make_folder(tmp_path / "a", 6), tmp_path / "cache").images
+    for batch in UnpairedBatches(images, images, batch_size=5, seed=0).batch(3):
+        assert batch.shape == (5, 3, SIZE, SIZE) and batch.dtype == torch.float32
+        assert batch.is_contiguous() and batch.min() >= -1 and batch.max() <= 1
+
+
+def test_a_domain_smaller_than_a_batch_is_refused():
+    with pytest.raises(UserError) as caught:
+        make_batches(30, 11, batch_size=12)
+    for part in ("--batch_size 12", "A 30", "B 11", "use --batch_size 11 or less"):
+        assert part in str(caught.value)
+
+
+def test_derived_generators_differ_by_key_and_not_by_process_or_number_type():
+    def value(*keys):
+        return torch.rand(1, generator=derived_generator(*keys)).item()
+
+    assert value(1, "A", 0) == value(1, "A", np.int64(0))
+    assert len({value(1, "A", 0), value(1, "A", 1), value(1, "B", 0), value(2, "A", 0)}) == 4
+    code = "import torch, dataset; g = dataset.derived_generator(1, 'A', 0)\n"
+    code += "print(torch.rand(1, generator=g).item())"
+    root = Path(dataset.__file__).parent
+    other = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
+    assert float(other.stdout) == value(1, "A", 0)

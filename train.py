@@ -1,0 +1,286 @@
+"""Train CycleGAN on two folders of faces.
+
+    python train.py --demo                                   # drawn faces, minutes on a CPU
+    python train.py --domain_A_path data/anime --domain_B_path data/person
+    python train.py --gpu_ids 0,1,2,3 --batch_size 256       # nn.DataParallel
+    python train.py --resume                                 # go on exactly where it stopped
+
+Writes model_ckpt/<name>/ (checkpoints) and save_image/<name>/ (a grid per direction and epoch, and
+log.jsonl with one line per epoch). Ctrl-C and SIGTERM save before they stop.
+"""
+
+import json
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from arguments import print_options, resumed_options, train_options
+from checkpoint import ROOT, find_checkpoint, free_name, load_checkpoint, save_checkpoint
+from cyclegan_model import CycleGANModel, NonFiniteLoss
+from dataset import (
+    UnpairedBatches,
+    check_domains,
+    find_images_or_explain,
+    load_folder,
+    split_holdout,
+    to_float,
+)
+from demo_faces import make_demo
+from errors import UserError, one_line_errors
+from files import atomic_write
+from grids import save_grid
+from metrics import COLLAPSE_SPREAD, relative_spread
+
+GRID_COLUMNS = 12
+
+
+@one_line_errors
+def main() -> None:
+    # Options: those of the checkpoint, under those given, when a run is resumed.
+    opt, given = train_options()
+    saved = None
+    if opt.resume:
+        path = find_checkpoint(opt.name, "demo*" if opt.demo else "*")
+        saved = load_checkpoint(path)
+        opt = resumed_options(saved["options"], given)
+        opt.name = path.parent.name
+    torch.backends.cudnn.benchmark = True
+
+    # Data: two uint8 arrays, and batches that depend on the seed and the step alone.
+    if opt.demo:
+        make_demo(Path("data/demo"))
+    check_domains(opt.domain_A_path, opt.domain_B_path)
+    if opt.dry_run:
+        return dry_run(opt)
+    images_A, images_B = (
+        load_folder(Path(folder), flag, opt.dataset_size, opt.image_size, opt.crop,
+                    Path(opt.cache_dir), opt.num_workers).images
+        for folder, flag in ((opt.domain_A_path, "--domain_A_path"),
+                             (opt.domain_B_path, "--domain_B_path"))
+    )  # fmt: skip
+    train_A, holdout_A = split_holdout(len(images_A), opt.holdout)
+    train_B, holdout_B = split_holdout(len(images_B), opt.holdout)
+    batches = UnpairedBatches(
+        images_A, images_B, opt.batch_size, opt.seed, opt.flip, train_A, train_B
+    )
+    held_A = to_float(torch.from_numpy(images_A[holdout_A]))
+    held_B = to_float(torch.from_numpy(images_B[holdout_B]))
+
+    # The run's name and folders.
+    if not opt.resume:
+        if opt.name and (ROOT / opt.name / "latest.pth").exists():
+            raise UserError(
+                f"--name {opt.name}: this run exists; continue it with --resume --name {opt.name}, "
+                "or choose another name"
+            )
+        used = max(len(images_A), len(images_B))
+        opt.name = opt.name or free_name("demo" if opt.demo else f"{opt.gan_mode}_{used}")
+    image_dir, ckpt_dir = Path("save_image") / opt.name, ROOT / opt.name
+    print_options(opt)
+    print(describe_device(opt))
+    print(f"Data: {len(train_A)} anime, {len(train_B)} persons to train on; "
+          f"{len(holdout_A)} + {len(holdout_B)} held out for grids")  # fmt: skip
+
+    # Model.
+    model = CycleGANModel(opt)
+    for net, count in model.count_parameters().items():
+        print(f"{net}: {count:,} parameters")
+    epoch, batch, totals = 0, 0, defaultdict(lambda: [0.0, 0])
+    if saved:
+        try:
+            model.load_state_dict(saved["model"])
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"{path}: does not fit its own options ({error})") from error
+        epoch, batch = saved["epoch"], saved["batch"]
+        totals.update(saved["totals"])
+        del saved
+        print(f"Resuming {opt.name} in epoch {epoch + 1} after {batch} steps of it")
+
+    def save(file_name: str) -> None:
+        state = {"options": vars(opt), "epoch": epoch, "batch": batch, "totals": dict(totals)}
+        save_checkpoint(ckpt_dir / file_name, {**state, "model": model.state_dict()})
+
+    keep_log_before(epoch, image_dir / "log.jsonl")
+    with atomic_write(image_dir / "options.json") as file:
+        file.write(json.dumps(vars(opt), indent=2).encode())
+    stop = StopSignal()
+    epochs = opt.niter + opt.niter_decay
+    steps = batches.steps_per_epoch
+    if not opt.resume:
+        save("latest.pth")  # a folder that cannot be written shows now, not after an epoch
+    try:
+        while epoch < epochs:
+            model.update_learning_rate(epoch)
+            started, first = time.monotonic(), batch
+            fetched = saved_at = started
+            bar = tqdm(total=2 * steps * opt.batch_size, initial=2 * batch * opt.batch_size,
+                       desc=f"epoch {epoch + 1}/{epochs}", unit=" images")  # fmt: skip
+
+            # Steps. Losses come to the host once a second, so that the device need not wait.
+            while batch < steps:
+                model.set_input(*batches.batch(epoch * steps + batch))
+                model.optimize_parameters()
+                batch += 1
+                bar.update(2 * opt.batch_size)
+                now = time.monotonic()
+                if now - fetched > 1 or batch == steps or stop.received:
+                    add_losses(totals, model)
+                    bar.set_postfix({k: f"{total / n:.3f}" for k, (total, n) in totals.items()})
+                    fetched = now
+                if stop.received or now - saved_at > 60 * opt.save_minutes:
+                    save("latest.pth")
+                    saved_at = now
+                if stop.received:
+                    bar.close()
+                    stop.leave(opt.name, epoch, batch)
+            bar.close()
+            seconds = time.monotonic() - started
+
+            # Grids of the held-out images, real over fake over reconstructed, and their spread.
+            spreads = {}
+            for real, target, direction, shows in (
+                (held_A, held_B, "AtoB", "person"),
+                (held_B, held_A, "BtoA", "anime"),
+            ):
+                fake, rec = model.translate(real, direction)
+                spreads[shows] = relative_spread(fake, target) if len(fake) > 1 else None
+                if (epoch + 1) % opt.every_save_images == 0 or epoch + 1 == epochs:
+                    rows = torch.cat([x[:GRID_COLUMNS] for x in (real, fake, rec)])
+                    grid = image_dir / f"{epoch + 1:04}_epoch_{shows}.png"
+                    save_grid(grid, rows, len(rows) // 3)
+
+            # Log: a line for people, a line for programs.
+            record = {
+                "epoch": epoch + 1,
+                "step": model.steps,
+                "losses": {name: total / n for name, (total, n) in sorted(totals.items())},
+                "lr_G": model.optimizer_G.param_groups[0]["lr"],
+                "lr_D": model.optimizer_D.param_groups[0]["lr"],
+                "spread": spreads,
+                "gammas": model.attention_gammas(),
+                "images_per_s": round(2 * (batch - first) * opt.batch_size / seconds, 2),
+                "seconds": round(seconds, 2),
+                "peak_memory_mb": peak_memory_mb(model.device),
+            }
+            append_line(image_dir / "log.jsonl", json.dumps(record))
+            print_record(record)
+
+            # Checkpoints.
+            epoch, batch = epoch + 1, 0
+            totals.clear()
+            save("latest.pth")
+            if epoch % opt.ckpt_num == 0 or epoch == epochs:
+                save(f"epoch_{epoch:04}.pth")
+            if stop.received:
+                stop.leave(opt.name, epoch, batch)
+    except NonFiniteLoss as error:
+        raise UserError(
+            f"{error} (epoch {epoch + 1}): training stopped; {ckpt_dir / 'latest.pth'} still holds "
+            "the last good state. Try lower --lr_G and --lr_D, or another --gan_mode"
+        ) from error
+    print(f"Done. Grids: {image_dir}/   checkpoint: {ckpt_dir}/latest.pth")
+    print(f"Translate with it: python test.py --name {opt.name}"
+          + (" --demo" if opt.demo else ""))  # fmt: skip
+
+
+def dry_run(opt: Namespace) -> None:
+    """Print what would be trained, and on what."""
+    print_options(opt)
+    print(describe_device(opt))
+    for flag in ("domain_A_path", "domain_B_path"):
+        folder = Path(getattr(opt, flag))
+        found = find_images_or_explain(folder, f"--{flag}")
+        print(f"{folder}: {len(found)} image files")
+    for net, count in CycleGANModel(opt).count_parameters().items():
+        print(f"{net}: {count:,} parameters")
+
+
+def describe_device(opt: Namespace) -> str:
+    if not opt.gpu_ids:
+        return f"Device: CPU, {torch.get_num_threads()} threads"
+    name, count = torch.cuda.get_device_name(opt.gpu_ids[0]), len(opt.gpu_ids)
+    if count == 1:
+        return f"Device: cuda:{opt.gpu_ids[0]}, {name}"
+    return (f"Device: {count} GPUs, {name}; global batch {opt.batch_size}, "
+            f"{opt.batch_size / count:g} on each")  # fmt: skip
+
+
+def add_losses(totals: dict[str, list], model: CycleGANModel) -> None:
+    for losses in model.fetch_losses():
+        for name, value in losses.items():
+            total, n = totals[name]
+            totals[name] = [total + value, n + 1]
+
+
+def print_record(record: dict) -> None:
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
+    spreads = "  ".join(f"{k} {v:.2f}" for k, v in record["spread"].items() if v is not None)
+    print(f"epoch {record['epoch']}: {losses}  spread: {spreads}  "
+          f"{record['images_per_s']:.1f} images/s")  # fmt: skip
+    for domain, value in record["spread"].items():
+        if value is not None and value < COLLAPSE_SPREAD:
+            print(f"warning: {domain} outputs vary {value:.2f} times as much as real images; "
+                  "if this stays, the generator has collapsed to few outputs")  # fmt: skip
+
+
+def append_line(path: Path, line: str) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space, then "
+                        "continue with --resume") from error  # fmt: skip
+
+
+def keep_log_before(epoch: int, path: Path) -> None:
+    """Drop what the log says of epochs that will be trained again, and any torn last line."""
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["epoch"] <= epoch:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue
+    with atomic_write(path) as file:
+        file.write("".join(kept).encode())
+
+
+def peak_memory_mb(device: torch.device) -> int | None:
+    """Most memory that the process has used on the device so far, MiB; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM let the step end, save and stop; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self)
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def leave(self, name: str, epoch: int, batch: int) -> None:
+        print(f"Stopped by {signal.Signals(self.received).name}; saved in epoch {epoch + 1} after "
+              f"{batch} steps of it. Continue: python train.py --resume --name {name}")  # fmt: skip
+        sys.exit(128 + self.received)
+
+
+if __name__ == "__main__":
+    main()
