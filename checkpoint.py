@@ -20,7 +20,11 @@ FORMAT = 1
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write a checkpoint; the old file stays until the new one is complete. Raises UserError."""
     with atomic_write(path) as file:
-        torch.save({"format": FORMAT, **state}, file)
+        try:
+            torch.save({"format": FORMAT, **state}, file)
+        except RuntimeError as error:
+            # When the disk is full, torch fails once more while closing its archive.
+            raise error.__context__ or error from None
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -36,7 +40,8 @@ def load_checkpoint(path: Path) -> dict:
         if "weights_only" in str(error) or "Weights only" in str(error):
             why = "it holds Python objects beside tensors and plain values, which could run code"
         else:
-            why = f"it is damaged or incomplete ({str(error).splitlines()[0] or 'empty'})"
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            why = f"it is damaged or incomplete ({reason})"
         raise UserError(f"{path}: not loaded, {why}; use another checkpoint") from error
     if not isinstance(state, dict) or not {"format", "options", "model"} <= state.keys():
         raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,10 +25,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose "
-            "another folder. What was saved there before is untouched"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)  # gone already after a rename
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror or error}); free some space or "
+                "choose another folder. What was saved there before is untouched"
+            ) from error
+        raise

@@ -45,8 +45,8 @@ def image_size_problem(generator: str, discriminator: str, image_size: int) -> s
         return "the resnet generator halves twice and needs a multiple of 4, at least 8"
     if generator == "unet" and (image_size % 32 or image_size < 32):
         return "the unet generator halves five times and needs a multiple of 32"
-    if generator == "sagan" and image_size != 64:
-        return "the sagan generator is made for 64; --generator resnet takes other sizes"
+    if generator == "sagan" and (image_size % 16 or image_size < 64):
+        return "the sagan generator needs a multiple of 16, at least 64"
     if discriminator == "sagan" and image_size < 64:
         return "the sagan discriminator needs at least 64; --discriminator patch takes 24 and more"
     if discriminator == "patch" and image_size < 24:
@@ -179,9 +179,10 @@ class UnetGenerator(nn.Module):
 class SaganGenerator(nn.Module):
     """The generator of anime_person_translation (2018): everything passes 100 numbers.
 
-    (B, 3, 64, 64) -> (B, 3, 64, 64). A convolutional encoder to a 100-vector, then a
-    transposed-convolution decoder with self-attention at 16x16 (2 ngf channels) and at 32x32 (ngf
-    channels). The decoder's hidden convolutions get spectral norm from build_generator.
+    (B, 3, H, W) -> (B, 3, H, W), H and W multiples of 16, at least 64; at 64x64 a convolutional
+    encoder to a 100-vector, then a transposed-convolution decoder with self-attention at 16x16
+    (2 ngf channels) and at 32x32 (ngf channels). The decoder's hidden convolutions get spectral
+    norm from build_generator.
 
     Source: Zhang et al. 2019 (SAGAN) for the decoder; the encoder is that author's.
     """
@@ -206,7 +207,7 @@ class SaganGenerator(nn.Module):
         self.head = nn.Sequential(nn.ConvTranspose2d(ngf, 3, 4, stride=2, padding=1), nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.encoder(x)  # (B, 100, 1, 1)
+        z = self.encoder(x)  # (B, 100, 1, 1) at 64x64, and so on
         x = self.decoder[:9](z)  # (B, 2 ngf, 16, 16)
         x = self.decoder[9:](self.attention_16(x))  # (B, ngf, 32, 32)
         return self.head(self.attention_32(x))

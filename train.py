@@ -18,6 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from arguments import print_options, resumed_options, train_options
@@ -119,8 +120,9 @@ def main() -> None:
             model.update_learning_rate(epoch)
             started, first = time.monotonic(), batch
             fetched = saved_at = started
-            bar = tqdm(total=2 * steps * opt.batch_size, initial=2 * batch * opt.batch_size,
-                       desc=f"epoch {epoch + 1}/{epochs}", unit=" images")  # fmt: skip
+            total = 2 * steps * opt.batch_size
+            bar = tqdm(desc=f"epoch {epoch + 1}/{epochs}", total=total, unit=" images",
+                       initial=2 * batch * opt.batch_size, disable=None)  # fmt: skip
 
             # Steps. Losses come to the host once a second, so that the device need not wait.
             while batch < steps:
@@ -142,18 +144,9 @@ def main() -> None:
             bar.close()
             seconds = time.monotonic() - started
 
-            # Grids of the held-out images, real over fake over reconstructed, and their spread.
-            spreads = {}
-            for real, target, direction, shows in (
-                (held_A, held_B, "AtoB", "person"),
-                (held_B, held_A, "BtoA", "anime"),
-            ):
-                fake, rec = model.translate(real, direction)
-                spreads[shows] = relative_spread(fake, target) if len(fake) > 1 else None
-                if (epoch + 1) % opt.every_save_images == 0 or epoch + 1 == epochs:
-                    rows = torch.cat([x[:GRID_COLUMNS] for x in (real, fake, rec)])
-                    grid = image_dir / f"{epoch + 1:04}_epoch_{shows}.png"
-                    save_grid(grid, rows, len(rows) // 3)
+            # Grids of the held-out images, and how much the outputs vary.
+            show = (epoch + 1) % opt.every_save_images == 0 or epoch + 1 == epochs
+            spreads = sample(model, held_A, held_B, epoch + 1, image_dir if show else None)
 
             # Log: a line for people, a line for programs.
             record = {
@@ -209,6 +202,26 @@ def describe_device(opt: Namespace) -> str:
         return f"Device: cuda:{opt.gpu_ids[0]}, {name}"
     return (f"Device: {count} GPUs, {name}; global batch {opt.batch_size}, "
             f"{opt.batch_size / count:g} on each")  # fmt: skip
+
+
+def sample(
+    model: CycleGANModel, held_A: Tensor, held_B: Tensor, epoch: int, folder: Path | None
+) -> dict[str, float | None]:
+    """Translate the held-out images; returns the relative spread of the outputs by domain.
+
+    With a folder, also writes one grid per direction: real over fake over reconstructed.
+    """
+    spreads = {}
+    for real, target, direction, shows in (
+        (held_A, held_B, "AtoB", "person"),
+        (held_B, held_A, "BtoA", "anime"),
+    ):
+        fake, rec = model.translate(real, direction)
+        spreads[shows] = relative_spread(fake, target) if min(len(fake), len(target)) > 1 else None
+        if folder:
+            rows = torch.cat([x[:GRID_COLUMNS] for x in (real, fake, rec)])
+            save_grid(folder / f"{epoch:04}_epoch_{shows}.png", rows, len(rows) // 3)
+    return spreads
 
 
 def add_losses(totals: dict[str, list], model: CycleGANModel) -> None:

@@ -104,7 +104,7 @@ def test_one_folder_for_both_domains_is_refused(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 1000), (1000, 1), (9, 31), (64, 64)])
 def test_every_mode_and_shape_becomes_a_square_rgb_array(tmp_path, mode, height, width):
-    path = tmp_path / f"x.{'tif' if mode in ('CMYK', 'YCbCr', 'F') else 'png'}"
+    path = tmp_path / f"x.{dict(CMYK='jpg', YCbCr='jpg', F='tif').get(mode, 'png')}"
     if mode == "I;16":
         Image.fromarray(np.full((height, width), 40000, np.uint16)).save(path)
     else:
@@ -390,7 +390,7 @@ def test_a_folder_without_images_is_refused_with_what_is_there(tmp_path):
     for name in ("x.txt", "y.txt", "z.npz", "plain", ".DS_Store"):
         (folder / name).touch()
     text = refusal(folder, tmp_path)
-    assert "4 other files" in text and "2 .txt" in text and "1 without type" in text and "webp" in text
+    assert "4 other files" in text and "2 .txt" in text and "1 without type" in text
 
 
 def test_a_folder_without_readable_images_is_refused_each_time(tmp_path):

@@ -1,0 +1,78 @@
+"""What the tests share: tiny folders of faces, tiny options, and a way to run the scripts."""
+
+import runpy
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)  # nets this small only lose by a second thread
+
+
+@pytest.fixture
+def options():
+    """Resolved training options of tiny nets; keyword arguments become flags."""
+    from arguments import train_options
+
+    def make(**kwargs):
+        kwargs = {"ngf": 4, "ndf": 4, "n_blocks": 1, "batch_size": 2, "pool_size": 3} | kwargs
+        flags = []
+        for key, value in kwargs.items():
+            if isinstance(value, bool):
+                flags.append(f"--{key}" if value else f"--no-{key}")
+            else:
+                flags += [f"--{key}", str(value)]
+        return train_options([*flags, "--gpu_ids", "-1"])[0]
+
+    return make
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty working directory with data/anime and data/person, 12 pictures each."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for folder in ("anime", "person"):
+        path = tmp_path / "data" / folder
+        path.mkdir(parents=True)
+        for i in range(12):
+            coarse = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((64, 64)).save(path / f"{i:02}.png")
+    return tmp_path
+
+
+TINY = ("--ngf 4 --ndf 4 --n_blocks 1 --batch_size 4 --niter 2 --niter_decay 1 --pool_size 5 "
+        "--gpu_ids -1").split()  # fmt: skip
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Run a script of the repository in this process, with its exit code and output."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(name, *args):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=code or 0, out=out, err=err)
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def train(script):
+    """Run train.py with tiny nets."""
+    return lambda *args: script("train.py", *TINY, *args)

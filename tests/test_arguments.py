@@ -1,0 +1,125 @@
+import re
+
+import pytest
+from conftest import ROOT
+
+import arguments
+from arguments import resumed_options, train_options
+from errors import UserError
+
+
+def scripts_and_modules():
+    return {path.name: path.read_text() for path in ROOT.glob("*.py")}
+
+
+@pytest.mark.parametrize("parser", [arguments._train_parser, arguments._test_parser])
+def test_every_option_is_read_somewhere(parser):
+    sources = scripts_and_modules()
+    sources["arguments.py"] = sources["arguments.py"].partition("# --- checks")[2] or sources[
+        "arguments.py"
+    ]
+    text = "\n".join(sources.values())
+    for action in parser()._actions:
+        if action.dest in ("help", "domain_A_path", "domain_B_path"):
+            continue
+        assert re.search(rf"\bopt\.{action.dest}\b", text), f"--{action.dest} is read nowhere"
+    for domain in "AB":
+        assert f"opt.domain_{domain}_path" in sources["train.py"]
+        assert f'"domain_{domain}_path"' in sources["test.py"]
+
+
+def test_every_option_has_a_help_text():
+    for parser in (arguments._train_parser(), arguments._test_parser()):
+        assert all(action.help for action in parser._actions)
+
+
+def test_defaults_are_those_of_the_original():
+    opt, given = train_options([])
+    expected = {
+        "dataset_size": 50000, "image_size": 64, "batch_size": 64, "niter": 100,
+        "niter_decay": 100, "lr_G": 1e-4, "lr_D": 4e-4, "beta1": 0.0, "beta2": 0.9,
+        "n_critic": 1, "pool_size": 50, "gan_mode": "sn", "discriminator": "sagan",
+        "spectral_norm": True, "init_type": "normal", "init_gain": 0.02, "ckpt_num": 20,
+        "lambda_A": 10.0, "lambda_B": 10.0, "lambda_idt": 0.0, "every_save_images": 1,
+    }  # fmt: skip
+    assert {key: getattr(opt, key) for key in expected} == expected
+    assert given == {}
+
+
+@pytest.mark.parametrize("mode", ["wgan", "wgangp"])
+def test_wasserstein_modes_default_to_five_critic_steps_and_no_spectral_norm(mode):
+    opt, _ = train_options(["--gan_mode", mode])
+    assert (opt.n_critic, opt.discriminator, opt.spectral_norm) == (5, "patch", False)
+    opt, _ = train_options(["--gan_mode", mode, "--n_critic", "2", "--discriminator", "sagan"])
+    assert (opt.n_critic, opt.discriminator) == (2, "sagan")
+
+
+def test_demo_changes_defaults_but_not_what_is_given():
+    opt, given = train_options(["--demo", "--ngf", "8"])
+    assert opt.domain_A_path == "data/demo/anime" and opt.ngf == 8
+    assert opt.batch_size == arguments.DEMO_DEFAULTS["batch_size"]
+    assert given == {"demo": True, "ngf": 8}
+
+
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        ("--batch_size 0", ["--batch_size", "0", "at least 1"]),
+        ("--batch_size x", ["--batch_size", "x", "whole number"]),
+        ("--lr_G 0", ["--lr_G", "above 0"]),
+        ("--lr_D nan", ["--lr_D", "nan"]),
+        ("--beta2 1", ["--beta2", "1", "below 1"]),
+        ("--ema 1.5", ["--ema", "1.5", "below 1"]),
+        ("--image_size 50", ["--image_size 50", "multiple of 4"]),
+        ("--image_size 72 --generator unet", ["--image_size 72", "multiple of 32"]),
+        ("--image_size 32", ["--image_size 32", "at least 64", "--discriminator patch"]),
+        ("--niter 0 --niter_decay 0", ["--niter 0", "--niter_decay 0"]),
+        ("--gpu_ids 99", ["--gpu_ids 99", "-1"]),
+        ("--gpu_ids a,b", ["--gpu_ids a,b", "0,1,2,3"]),
+        ("--gan_mode gan", ["--gan_mode", "gan", "wgangp"]),
+        ("--name ../x", ["--name", "../x", "folder name"]),
+        ("--nonsense 1", ["--nonsense"]),
+        ("--batch 4", ["--batch"]),
+    ],
+)
+def test_bad_values_are_refused_in_one_line_with_flag_value_and_remedy(flags, words):
+    with pytest.raises(UserError) as error:
+        train_options(flags.split())
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_batch_smaller_than_the_number_of_gpus_is_refused(monkeypatch):
+    monkeypatch.setattr(arguments.torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(UserError, match="--batch_size 3: fewer than the 4 GPUs"):
+        train_options("--batch_size 3 --gpu_ids 0,1,2,3".split())
+    assert train_options([])[0].gpu_ids == [0]  # the first GPU, where there is one
+    assert train_options(["--gpu_ids", "-1"])[0].gpu_ids == []
+
+
+def test_test_options_that_belong_together_are_asked_for():
+    for flags, words in (
+        ("--ckpt a --name b", "one of the two"),
+        ("--input x", "--direction"),
+        ("--input x --direction AtoB", "--output"),
+        ("--direction AtoB", "--input"),
+    ):
+        with pytest.raises(UserError, match=words):
+            arguments.test_options(flags.split())
+
+
+def test_resume_takes_saved_options_under_given_ones():
+    saved = vars(train_options("--ngf 8 --niter 3 --seed 7".split())[0])
+    opt = resumed_options(saved, {"niter": 5, "resume": True})
+    assert (opt.ngf, opt.niter, opt.seed) == (8, 5, 7)
+
+
+@pytest.mark.parametrize(
+    "flag,value",
+    [("ngf", 16), ("generator", "unet"), ("attention", False), ("ema", 0.0), ("ndf", 8)],
+)
+def test_resume_refuses_another_architecture_by_name(flag, value):
+    saved = vars(train_options([])[0])
+    with pytest.raises(UserError, match=f"--{flag} {value}: .*{saved[flag]}"):
+        resumed_options(saved, {flag: value})

@@ -1,0 +1,228 @@
+import itertools
+
+import pytest
+import torch
+
+from cyclegan_model import CycleGANModel, ImagePool, NonFiniteLoss, lr_factor
+from errors import UserError
+from losses import GAN_MODES
+
+
+def batch(size=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(2, size, 3, 64, 64, generator=generator) * 2 - 1).unbind()
+
+
+def trained(opt, steps=1):
+    model = CycleGANModel(opt)
+    model.update_learning_rate(0)
+    for seed in range(steps):
+        model.set_input(*batch(opt.batch_size, seed))
+        model.optimize_parameters()
+    return model
+
+
+def flat(net):
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(
+    "mode,generator,discriminator",
+    list(itertools.product(GAN_MODES, ("resnet", "unet", "sagan"), ("sagan", "patch"))),
+)
+def test_every_allowed_combination_trains_two_steps(options, mode, generator, discriminator, size):
+    opt = options(gan_mode=mode, generator=generator, discriminator=discriminator, n_critic=1,
+                  batch_size=size, lambda_idt=0.5)  # fmt: skip
+    model = CycleGANModel(opt)
+    before = {name: flat(net) for name, net in model.nets.items()}
+    model.update_learning_rate(0)
+    for seed in range(2):
+        model.set_input(*batch(size, seed))
+        model.optimize_parameters()
+    losses = model.fetch_losses()
+    assert len(losses) == 2
+    terms = {"G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B"}
+    assert losses[0].keys() == terms | ({"gp_A", "gp_B"} if "gp" in mode else set())
+    for name, net in model.nets.items():
+        assert not torch.equal(before[name], flat(net)), f"{name} did not learn"
+
+
+@pytest.mark.parametrize("flag", ["wgan+", "sn+gp-", "wgangp+"])
+def test_forbidden_combinations_are_refused_with_a_reason(options, flag):
+    mode, on = flag[:-1], flag[-1] == "+"
+    with pytest.raises(UserError, match=f"--gan_mode {mode.replace('+', '.')} --(no-)?spectral"):
+        options(gan_mode=mode, spectral_norm=on)
+
+
+def test_D_gets_no_gradient_from_the_generators_step(options):
+    model = CycleGANModel(options())
+    model.set_input(*batch())
+    model.forward()
+    model._require_grad_D(False)
+    model.backward_G()
+    assert all(p.grad is None for p in model.netD_A.parameters())
+    assert all(p.grad is not None for p in model.netG_A.parameters())
+
+
+def test_G_gets_no_gradient_from_the_discriminators_step(options):
+    model = CycleGANModel(options())
+    model.set_input(*batch())
+    model.forward()
+    model.backward_D("A")
+    model.backward_D("B")
+    assert all(p.grad is None for p in model.netG_A.parameters())
+    assert all(p.grad is not None for p in model.netD_B.parameters())
+
+
+def test_identity_loss_covers_both_generators_once(options):
+    model = CycleGANModel(options(lambda_idt=0.5, lambda_A=10, lambda_B=20))
+    model.set_input(*batch())
+    model.forward()
+    losses = model.backward_G()
+    idt_A = (model.netG_A(model.real_B) - model.real_B).abs().mean()  # G_A should keep persons
+    idt_B = (model.netG_B(model.real_A) - model.real_A).abs().mean()
+    assert losses["idt_A"].item() == pytest.approx(0.5 * 20 * idt_A.item(), rel=1e-5)
+    assert losses["idt_B"].item() == pytest.approx(0.5 * 10 * idt_B.item(), rel=1e-5)
+
+
+def test_weight_clipping_holds_every_weight_of_a_wgan_critic(options):
+    model = trained(options(gan_mode="wgan", clip_value=0.005, n_critic=1))
+    for net in (model.netD_A, model.netD_B):
+        assert flat(net).abs().max() <= 0.005
+    assert flat(model.netG_A).abs().max() > 0.005
+
+
+def test_generators_move_once_in_n_critic_steps(options):
+    model = CycleGANModel(options(n_critic=3))
+    model.update_learning_rate(0)
+    weights = [flat(model.netG_A)]
+    for seed in range(6):
+        model.set_input(*batch(2, seed))
+        model.optimize_parameters()
+        weights.append(flat(model.netG_A))
+    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(weights)]
+    assert moved == [False, False, True, False, False, True]
+
+
+def test_average_follows_the_weights_and_takes_their_buffers(options):
+    model = CycleGANModel(options(generator="sagan", ema=0.9))
+    start = flat(model.netG_A)
+    model.update_learning_rate(0)
+    model.set_input(*batch())
+    model.optimize_parameters()  # the first decay is 1 / 10
+    expected = 0.1 * start + 0.9 * flat(model.netG_A)
+    average = model.nets["netG_A_ema"]
+    assert torch.allclose(flat(average), expected, atol=1e-7)
+    buffers = zip(average.buffers(), model.netG_A.buffers(), strict=True)
+    assert all(torch.equal(a, b) for a, b in buffers)
+
+
+def test_without_ema_there_is_no_average(options):
+    model = trained(options(ema=0))
+    assert set(model.nets) == {"netG_A", "netG_B", "netD_A", "netD_B"}
+    assert model.translate(batch()[0], "AtoB")[0].shape == (2, 3, 64, 64)
+
+
+def test_translate_changes_nothing_and_needs_no_gradient(options):
+    model = trained(options(generator="sagan"))
+    before = {k: v.clone() for k, v in model.nets["netG_A"].state_dict().items()}
+    first, _ = model.translate(batch()[0], "AtoB")
+    again, rec = model.translate(batch()[0], "AtoB")
+    assert torch.equal(first, again) and not first.requires_grad
+    assert all(torch.equal(v, before[k]) for k, v in model.nets["netG_A"].state_dict().items())
+    assert model.netG_A.training and rec.shape == first.shape
+    assert first.abs().max() <= 1
+
+
+def test_translate_does_not_depend_on_the_batch_size(options):
+    model = trained(options())
+    images = torch.cat(batch(3))
+    whole = model.translate(images, "BtoA")
+    model.opt.batch_size = 4
+    for a, b in zip(whole, model.translate(images, "BtoA"), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_translate_uses_the_generator_of_its_direction(options):
+    model = trained(options(ema=0))
+    images = batch()[0]
+    fake, rec = model.translate(images, "AtoB")
+    with torch.no_grad():
+        assert torch.allclose(fake, model.netG_A(images), atol=1e-6)
+        assert torch.allclose(rec, model.netG_B(model.netG_A(images)), atol=1e-6)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_first_loss_that_is_not_finite_is_named_with_its_step(options, broken):
+    model = trained(options(), steps=2)
+    model.set_input(batch()[0] * broken, batch()[1])
+    model.optimize_parameters()
+    with pytest.raises(NonFiniteLoss, match=r"loss \w+ became .* at step 3"):
+        model.fetch_losses()
+
+
+def test_broken_weights_are_never_handed_out_to_be_saved(options):
+    model = trained(options())
+    with torch.no_grad():
+        model.netD_A.model[0].bias[0] = float("nan")
+    with pytest.raises(NonFiniteLoss, match="netD_A.model.0.bias"):
+        model.state_dict()
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not(options):
+    a, b, c = (trained(options(seed=seed, gan_mode="sn+gp"), 3) for seed in (1, 1, 2))
+    for name in a.nets:
+        assert torch.equal(flat(a.nets[name]), flat(b.nets[name])), name
+    assert not torch.equal(flat(a.netG_B), flat(c.netG_B))
+
+
+@pytest.mark.parametrize("mode,generator", [("sn", "sagan"), ("sn+gp", "resnet"), ("wgan", "unet")])
+def test_saved_and_loaded_goes_on_to_the_same_bits(options, mode, generator):
+    opt = options(gan_mode=mode, generator=generator)
+    unbroken, first = trained(opt, 4), trained(opt, 4)
+    second = CycleGANModel(opt)
+    second.load_state_dict(first.state_dict())
+    for model in (unbroken, second):
+        for seed in range(4, 8):
+            model.set_input(*batch(2, seed))
+            model.optimize_parameters()
+    for name, net in unbroken.nets.items():
+        for key, value in net.state_dict().items():
+            assert torch.equal(value, second.nets[name].state_dict()[key]), (name, key)
+
+
+def test_learning_rate_is_constant_then_a_line_that_ends_at_exactly_zero():
+    factors = [lr_factor(epoch, 3, 4) for epoch in range(8)]
+    assert factors == [1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
+    assert [lr_factor(epoch, 2, 0) for epoch in range(3)] == [1, 1, 0]
+
+
+def test_update_learning_rate_sets_both_optimisers(options):
+    model = CycleGANModel(options(niter=1, niter_decay=2, lr_G=1e-3, lr_D=1e-2))
+    model.update_learning_rate(2)
+    assert model.optimizer_G.param_groups[0]["lr"] == 5e-4
+    assert model.optimizer_D.param_groups[0]["lr"] == 5e-3
+
+
+def test_pool_returns_the_batch_until_it_is_full_then_exchanges_half():
+    pool = ImagePool(10, torch.Generator().manual_seed(0))
+    images = torch.arange(1010.0).view(-1, 1, 1, 1)
+    assert torch.equal(pool.query(images[:10]), images[:10])
+    out = pool.query(images[10:])
+    kept = (out == images[10:]).float().mean().item()
+    assert kept == pytest.approx(0.5, abs=0.05)
+    everything = torch.cat([out.flatten(), torch.stack(pool.images).flatten()])
+    assert torch.equal(everything.sort().values, images.flatten())  # nothing lost or doubled
+
+
+def test_pool_of_size_zero_passes_the_batch_on():
+    x = torch.randn(3, 1, 1, 1)
+    assert ImagePool(0, torch.Generator()).query(x) is x
+
+
+def test_pool_keeps_its_own_copies():
+    pool, x = ImagePool(2, torch.Generator()), torch.zeros(2, 1, 1, 1)
+    pool.query(x)
+    x += 1
+    assert all(image.item() == 0 and image.untyped_storage().nbytes() == 4 for image in pool.images)

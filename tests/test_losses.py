@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+
+from losses import (
+    GAN_MODES,
+    WASSERSTEIN_MODES,
+    cycle_loss,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    identity_loss,
+)
+
+REAL, FAKE = torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5], [1.0]])
+
+
+def expected_D(mode):
+    if mode == "sn":
+        return (0 + 0.5) / 2 + (0.5 + 2) / 2
+    if mode in WASSERSTEIN_MODES:
+        return 0.25 - 1.25
+    if mode == "lsgan":
+        return 0.5 * ((1 + 0.25) / 2 + (0.25 + 1) / 2)
+    real = [-math.log(1 / (1 + math.exp(-x))) for x in (2.0, 0.5)]
+    fake = [-math.log(1 - 1 / (1 + math.exp(-x))) for x in (-0.5, 1.0)]
+    return 0.5 * (sum(real) / 2 + sum(fake) / 2)
+
+
+def expected_G(mode):
+    if mode == "sn" or mode in WASSERSTEIN_MODES:
+        return -0.25
+    if mode == "lsgan":
+        return (2.25 + 0) / 2
+    return sum(-math.log(1 / (1 + math.exp(-x))) for x in (-0.5, 1.0)) / 2
+
+
+@pytest.mark.parametrize("mode", GAN_MODES)
+def test_losses_equal_their_formula(mode):
+    assert discriminator_loss(mode, REAL, FAKE).item() == pytest.approx(expected_D(mode))
+    assert generator_loss(mode, FAKE).item() == pytest.approx(expected_G(mode))
+
+
+@pytest.mark.parametrize("mode", GAN_MODES)
+def test_D_is_pushed_towards_telling_apart_and_G_towards_fooling(mode):
+    real = torch.full((3, 1), 0.5, requires_grad=True)
+    fake = torch.full((3, 1), 0.5, requires_grad=True)
+    discriminator_loss(mode, real, fake).backward()
+    assert (real.grad < 0).all() and (fake.grad > 0).all()
+    fake.grad = None
+    generator_loss(mode, fake).backward()
+    assert (fake.grad < 0).all()
+
+
+def test_unknown_mode_is_refused():
+    for loss in (lambda: discriminator_loss("x", REAL, FAKE), lambda: generator_loss("x", FAKE)):
+        with pytest.raises(ValueError, match="unknown gan_mode 'x'"):
+            loss()
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5, 1.0, 3.0])
+def test_penalty_of_a_linear_critic_is_its_slope_minus_one_squared(slope):
+    direction = torch.randn(3, 8, 8)
+    direction *= slope / max(direction.norm().item(), 1e-12)
+
+    def critic(x):
+        return (x * direction).sum(dim=(1, 2, 3))[:, None]
+
+    real, fake = torch.randn(2, 5, 3, 8, 8).unbind()
+    penalty = gradient_penalty(critic, real, fake, torch.Generator().manual_seed(0))
+    assert penalty.item() == pytest.approx((slope - 1) ** 2, abs=1e-5)
+
+
+def test_penalty_of_a_quadratic_critic_depends_on_points_between_real_and_fake():
+    # D(x) = |x|^2 / 2 has gradient x; real at distance 2 and fake at 4 from 0 on one ray.
+    ray = torch.zeros(1000, 1, 1, 1) + 1.0
+    points = []
+
+    def critic(x):
+        points.append(x.detach())
+        return (x.square() / 2).flatten(1)
+
+    penalty = gradient_penalty(critic, 2 * ray, 4 * ray, torch.Generator().manual_seed(0))
+    assert 2 <= points[0].min() < 2.05 and 3.95 < points[0].max() <= 4
+    assert penalty.item() == pytest.approx(13 / 3, rel=0.05)  # mean of (t - 1)^2 on [2, 4]
+
+
+def test_penalty_reaches_the_critics_weights_and_not_the_images():
+    critic = torch.nn.Conv2d(3, 1, 4)
+    real = torch.randn(3, 3, 4, 4, requires_grad=True)
+    fake = torch.randn(3, 3, 4, 4, requires_grad=True)
+    gradient_penalty(critic, real, fake, torch.Generator()).backward()
+    assert critic.weight.grad.abs().sum() > 0
+    assert real.grad is None and fake.grad is None
+
+
+def test_penalty_does_not_grow_with_the_number_of_patches():
+    def critic(x):  # every patch gives the same logit
+        return x.mean(dim=(1, 2, 3), keepdim=True).expand(-1, 1, 6, 6) * 5
+
+    def one(x):
+        return x.mean(dim=(1, 2, 3)).unsqueeze(1) * 5
+
+    real, fake = torch.randn(2, 2, 3, 8, 8).unbind()
+    many, single = (
+        gradient_penalty(f, real, fake, torch.Generator().manual_seed(0)) for f in (critic, one)
+    )
+    assert many.item() == pytest.approx(single.item())
+
+
+def test_cycle_and_identity_are_mean_absolute_errors():
+    a, b = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), -0.25)
+    assert cycle_loss(a, b).item() == identity_loss(a, b).item() == 0.25

@@ -1,0 +1,257 @@
+"""The scripts, run for real on tiny data: main line, resuming, bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY
+from PIL import Image
+
+from cyclegan_model import CycleGANModel
+
+LAST = "latest.pth"
+
+
+def load(name, file="latest.pth"):
+    return torch.load(f"model_ckpt/{name}/{file}", weights_only=True)
+
+
+def log(name):
+    return [json.loads(line) for line in open(f"save_image/{name}/log.jsonl")]
+
+
+def same(a, b):
+    """Equal to the bit, whatever the nesting."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def without_time(records):
+    timed = ("seconds", "images_per_s", "peak_memory_mb")
+    return [{k: v for k, v in record.items() if k not in timed} for record in records]
+
+
+def assert_same_run(a, b):
+    one, two = load(a), load(b)
+    for part in ("model", "epoch", "batch", "totals"):
+        assert same(one[part], two[part]), part
+    assert without_time(log(a)) == without_time(log(b))
+    for grid in sorted(os.listdir(f"save_image/{a}")):
+        if grid.endswith(".png"):
+            one, two = (Path("save_image", name, grid).read_bytes() for name in (a, b))
+            assert one == two, grid
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let a real signal arrive during the given training step."""
+
+    def arm(step, number=signal.SIGTERM):
+        original = CycleGANModel.optimize_parameters
+
+        def step_and_signal(self):
+            original(self)
+            if self.steps == step:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(CycleGANModel, "optimize_parameters", step_and_signal)
+        return lambda: monkeypatch.setattr(CycleGANModel, "optimize_parameters", original)
+
+    return arm
+
+
+def test_training_writes_grids_log_and_checkpoints_every_epoch(workplace, train):
+    done = train("--ckpt_num", 2, "--num_workers", 0)
+    assert done.code == 0, done.err
+    assert sorted(os.listdir("model_ckpt/sn_12")) == ["epoch_0002.pth", "epoch_0003.pth", LAST]
+    files = sorted(os.listdir("save_image/sn_12"))
+    grids = [f"{e:04}_epoch_{d}.png" for e in (1, 2, 3) for d in ("anime", "person")]
+    assert files == [*grids, "log.jsonl", "options.json"]
+    records = log("sn_12")
+    assert [r["epoch"] for r in records] == [1, 2, 3]
+    assert [r["step"] for r in records] == [2, 4, 6]  # 11 images to train on, batch 4
+    assert [r["lr_G"] for r in records] == [1e-4, 1e-4, 1e-4]
+    assert {"losses", "spread", "gammas", "images_per_s", "peak_memory_mb"} <= records[0].keys()
+    assert len(records[0]["gammas"]) == 4
+    assert "python test.py --name sn_12" in done.out
+    assert "ngf: 4" in done.out and "[default: 64]" in done.out
+
+
+def test_grid_shows_real_fake_and_reconstructed_in_full_range(workplace, train):
+    shutil.rmtree("data")
+    for folder, value in (("anime", 255), ("person", 0)):
+        os.makedirs(f"data/{folder}")
+        for i in range(12):
+            Image.new("RGB", (64, 64), (value,) * 3).save(f"data/{folder}/{i}.png")
+    assert train("--niter", 1, "--niter_decay", 0, "--name", "run").code == 0
+    for shows, value in (("person", 255), ("anime", 0)):
+        grid = np.array(Image.open(f"save_image/run/0001_epoch_{shows}.png"))
+        assert grid.shape == (3 * 66 + 2, 66 + 2, 3)  # rows real, fake, reconstructed; one held out
+        assert (grid[2:66, 2:66] == value).all()
+
+
+def test_a_run_is_never_overwritten(workplace, train):
+    short = ("--niter", 1, "--niter_decay", 0)
+    assert train(*short).code == 0 and train(*short).code == 0
+    assert sorted(os.listdir("model_ckpt")) == ["sn_12", "sn_12-2"]
+    refused = train(*short, "--name", "sn_12")
+    assert refused.code == 2 and "--resume --name sn_12" in refused.err
+
+
+def test_the_same_command_gives_the_same_bits(workplace, train):
+    for name in ("a", "b"):
+        assert train("--name", name, "--num_workers", 0).code == 0
+    assert_same_run("a", "b")
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+@pytest.mark.parametrize("mode", ["sn", "wgangp"])
+def test_stopped_and_resumed_equals_unbroken_to_the_bit(
+    workplace, train, script, stop_at, step, mode
+):
+    flags = ("--gan_mode", mode, "--n_critic", 2, "--lambda_idt", 0.5)
+    assert train(*flags, "--name", "unbroken").code == 0
+    disarm = stop_at(step)
+    stopped = train(*flags, "--name", "stopped")
+    assert stopped.code == 128 + signal.SIGTERM
+    assert "SIGTERM" in stopped.out and "--resume --name stopped" in stopped.out
+    disarm()
+    resumed = script("train.py", "--resume", "--gpu_ids", -1)  # the newest run: no other option
+    assert resumed.code == 0, resumed.err
+    assert_same_run("unbroken", "stopped")
+
+
+def test_ctrl_c_saves_too(workplace, train, stop_at):
+    stop_at(3, signal.SIGINT)
+    assert train("--name", "run").code == 128 + signal.SIGINT
+    state = load("run")
+    assert (state["epoch"], state["batch"], state["model"]["steps"]) == (1, 1, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_killed_between_two_saves_resumes_from_the_last_one(workplace, train, script):
+    assert train("--name", "unbroken").code == 0
+    code = (
+        "import os, signal, sys, train\n"
+        "step = train.CycleGANModel.optimize_parameters\n"
+        "def kill_at_5(self):\n"
+        "    step(self)\n"
+        "    if self.steps == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "train.CycleGANModel.optimize_parameters = kill_at_5\n"
+        "train.torch.set_num_threads(1)\n"
+        f"sys.argv = ['train.py', *{list(TINY)}, '--name', 'killed']\n"
+        "train.main()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=env).returncode == -signal.SIGKILL
+    assert load("killed")["epoch"] == 2  # saved after the second epoch, at step 4
+    assert script("train.py", "--resume", "--name", "killed", "--gpu_ids", -1).code == 0
+    assert_same_run("unbroken", "killed")
+
+
+def test_the_state_is_saved_every_save_minutes(workplace, train, monkeypatch):
+    saves = []
+    state_dict = CycleGANModel.state_dict
+    monkeypatch.setattr(
+        CycleGANModel, "state_dict", lambda self: saves.append(self.steps) or state_dict(self)
+    )
+    assert train("--save_minutes", 1e-9, "--niter", 1, "--niter_decay", 0).code == 0
+    assert saves == [0, 1, 2, 2, 2]  # start, each step, end of epoch as latest and as kept
+
+
+def test_resume_of_a_finished_run_changes_nothing_and_can_be_made_longer(workplace, train, script):
+    assert train("--name", "run").code == 0
+    before = load("run")
+    assert script("train.py", "--resume", "--gpu_ids", -1).code == 0
+    assert same(before["model"], load("run")["model"])
+    assert script("train.py", "--resume", "--gpu_ids", -1, "--niter", 4).code == 0
+    assert load("run")["epoch"] == 5 and [r["epoch"] for r in log("run")] == [1, 2, 3, 4, 5]
+
+
+def test_a_torn_last_line_of_the_log_is_dropped_on_resume(workplace, train, script):
+    assert train("--name", "run").code == 0
+    with open("save_image/run/log.jsonl", "a") as file:
+        file.write('{"epoch": 4, "st')
+    assert script("train.py", "--resume", "--gpu_ids", -1, "--niter", 3).code == 0
+    assert [r["epoch"] for r in log("run")] == [1, 2, 3, 4]
+
+
+def test_resume_refuses_another_architecture_and_names_the_option(workplace, train, script):
+    assert train("--name", "run").code == 0
+    done = script("train.py", "--resume", "--ngf", 8)
+    assert done.code == 2 and "--ngf 8" in done.err and done.err.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(workplace, train):
+    done = train("--name", "run", "--lr_G", 1e30)
+    assert done.code == 2 and done.err.strip().splitlines()[-1].startswith("error: loss ")
+    assert "at step 2 (epoch 1)" in done.err and "model_ckpt/run/latest.pth" in done.err
+    assert load("run")["model"]["steps"] == 0
+
+
+def test_collapse_is_warned_of(workplace, train):
+    for folder in ("anime", "person"):
+        for i in range(12):
+            shutil.copy(f"data/{folder}/{i:02}.png", f"data/{folder}/{i}-again.png")
+    done = train("--name", "run")  # untrained nets give nearly the same grey for all
+    assert all(0 < r["spread"][d] < 0.5 for r in log("run") for d in ("anime", "person"))
+    assert "warning: person outputs vary 0." in done.out and "collapsed" in done.out
+
+
+def test_dry_run_writes_no_run_and_tells_options_parameters_and_data(workplace, train):
+    done = train("--dry_run")
+    assert done.code == 0 and "data/anime: 12 image files" in done.out.replace("\\", "/")
+    assert "netG_A: " in done.out and "batch_size: 4" in done.out
+    assert not os.path.exists("model_ckpt") and not os.path.exists("save_image")
+
+
+def bad_inputs():
+    def empty():
+        shutil.rmtree("data/anime")
+        os.mkdir("data/anime")
+
+    def pretenders():
+        for file in os.listdir("data/anime"):
+            with open(f"data/anime/{file}", "w") as f:
+                f.write("no picture")
+
+    def nothing():
+        pass
+
+    def blocked():
+        open("model_ckpt", "w").close()
+
+    return [
+        (nothing, ["--domain_A_path", "nowhere"], ["--domain_A_path", "nowhere"]),
+        (empty, [], ["--domain_A_path", "no images"]),
+        (pretenders, [], ["--domain_A_path", "none of the 12"]),
+        (nothing, ["--domain_A_path", "data/person"], ["--domain_A_path", "--domain_B_path"]),
+        (nothing, ["--batch_size", "12"], ["--batch_size 12", "11"]),
+        (nothing, ["--dataset_size", "4"], ["--batch_size 4"]),
+        (nothing, ["--gpu_ids", "7"], ["--gpu_ids 7"]),
+        (nothing, ["--resume", "--name", "none"], ["--name none"]),
+        (blocked, [], ["model_ckpt", "cannot be written"]),
+    ]
+
+
+@pytest.mark.parametrize("prepare,flags,words", bad_inputs())
+def test_bad_input_ends_in_one_clear_line_and_exit_code_2(workplace, train, prepare, flags, words):
+    prepare()
+    done = train(*flags)
+    assert done.code == 2
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in done.err
+    for word in words:
+        assert word in last
