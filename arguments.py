@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import torch
 
+from dataset import CROPS
 from errors import UserError
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
@@ -157,7 +158,7 @@ def _train_parser() -> _OneLineParser:
     data.add_argument("--holdout", type=whole(1), default=128,
                       help="of these, keep N (at most a tenth) out of training, for the grids")
     data.add_argument("--image_size", type=whole(8), default=64, help="side of the square, pixels")
-    data.add_argument("--crop", choices=("center", "celeba"), default="center",
+    data.add_argument("--crop", choices=CROPS, default="center",
                       help="center: the largest square; celeba: tight on the face of 178x218 "
                       "CelebA pictures, center for others")
     data.add_argument("--flip", action=BooleanOptionalAction, default=True,

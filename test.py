@@ -14,6 +14,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -96,7 +97,8 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict) -> None
     for real, shows, direction in (("anime", "person", "AtoB"), ("person", "anime", "BtoA")):
         fakes = []
         for start in tqdm(range(0, len(images[real]), opt.batch_size), desc=direction):
-            chunk = to_float(torch.from_numpy(images[real][start : start + opt.batch_size]))
+            chunk = torch.from_numpy(np.array(images[real][start : start + opt.batch_size]))
+            chunk = to_float(chunk)
             fake, _ = model.translate(chunk, direction)
             number = start // opt.batch_size
             save_grid(output / f"{number}__{real}_real.png", chunk, GRID_COLUMNS)
