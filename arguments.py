@@ -30,6 +30,7 @@ DEMO_DEFAULTS = {
     "niter": 3,
     "niter_decay": 3,
     "lr_G": 4e-4,
+    "lambda_idt": 0.5,
     "ema": 0.99,
 }
 # A checkpoint holds nets of these shapes; --resume cannot change them.
@@ -129,6 +130,20 @@ def resolve_gpu_ids(text: str | None) -> list[int]:
     return ids
 
 
+def resolve_amp(amp: str, gpu_ids: list[int]) -> str:
+    """Turn --amp auto into bf16 or off. Raises UserError for bf16 that the hardware has not."""
+    if gpu_ids:
+        able = all(torch.cuda.get_device_capability(i) >= (8, 0) for i in gpu_ids)
+    else:
+        able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if amp == "bf16" and not able:
+        raise UserError(
+            "--amp bf16: this device has no bfloat16 arithmetic (GPUs from compute capability 8.0, "
+            "CPUs with AVX512-BF16 or AMX have it); use --amp off"
+        )
+    return ("bf16" if able else "off") if amp == "auto" else amp
+
+
 # ---------------------------------------------------------------------------------- parsers
 
 
@@ -199,6 +214,13 @@ def _train_parser() -> _OneLineParser:
                         help="bound on every weight of D (wgan)")
     losses.add_argument("--pool_size", type=whole(0), default=50,
                         help="earlier fakes that D is also shown; 0 = off")
+
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--amp", choices=("auto", "bf16", "off"), default="auto",
+                       help="compute the nets in bfloat16; losses, penalty, spectral norm and "
+                       "weights stay in float32; auto: where the hardware does")
+    speed.add_argument("--compile", action=BooleanOptionalAction, default=False,
+                       help="torch.compile the generators: one to three minutes at the start")
 
     nets = parser.add_argument_group("networks")
     nets.add_argument("--generator", choices=("resnet", "unet", "sagan"), default="resnet",
@@ -299,6 +321,7 @@ def _check_training(opt: Namespace) -> Namespace:
     if opt.spectral_norm is None:
         opt.spectral_norm = not wasserstein_alone
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)
+    opt.amp = resolve_amp(opt.amp, opt.gpu_ids)
 
     if opt.gan_mode == "wgan" and opt.spectral_norm:
         raise UserError(

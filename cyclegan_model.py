@@ -20,6 +20,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
+import distributed
 from losses import (
     PENALTY_MODES,
     cycle_loss,
@@ -40,7 +41,8 @@ class CycleGANModel:
     """The nets, their optimisers and pools, and one training step.
 
     opt: resolved options (arguments.py). Images are float (B, 3, H, W) in [-1, 1]. With
-    training=False only the generators are made. Weights start from opt.seed.
+    training=False only the generators are made. Weights start from opt.seed. With several
+    processes (distributed.py) each one passes its share of the batch; gradients are averaged.
 
     Source: Zhu et al. 2017 (CycleGAN), sections 3 and 4, with the discriminators of Zhang et al.
     2019 (SAGAN).
@@ -49,6 +51,8 @@ class CycleGANModel:
     def __init__(self, opt: Namespace, training: bool = True) -> None:
         self.opt = opt
         self.device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
+        # bf16 convolutions of GPUs and of AMX want channels beside each other.
+        self.memory_format = torch.channels_last if opt.amp == "bf16" else torch.contiguous_format
         self.nets: dict[str, nn.Module] = {}  # what a checkpoint holds, by name, unwrapped
         torch.manual_seed(opt.seed)
         self.netG_A = self._add("netG_A", build_generator(opt))
@@ -64,6 +68,8 @@ class CycleGANModel:
 
         # All further chance: a CPU generator, whose state a checkpoint keeps.
         self.generator = torch.Generator().manual_seed(opt.seed)
+        if distributed.rank():
+            self.generator.manual_seed(opt.seed + 1_000_003 * distributed.rank())
         self.pool_A = ImagePool(opt.pool_size, self.generator)
         self.pool_B = ImagePool(opt.pool_size, self.generator)
         adam = {"betas": (opt.beta1, opt.beta2), "fused": True}
@@ -75,7 +81,9 @@ class CycleGANModel:
         self._losses: list[tuple[int, dict[str, Tensor]]] = []  # not yet fetched from the device
 
     def _add(self, name: str, net: nn.Module) -> nn.Module:
-        self.nets[name] = net.to(self.device)
+        self.nets[name] = net.to(self.device, memory_format=self.memory_format)
+        if self.opt.compile:
+            net.compile()
         if len(self.opt.gpu_ids) > 1:
             return nn.DataParallel(net, self.opt.gpu_ids)
         return net
@@ -84,28 +92,33 @@ class CycleGANModel:
 
     def set_input(self, real_A: Tensor, real_B: Tensor) -> None:
         """Take a batch of anime and a batch of persons, unpaired, of the same size."""
-        self.real_A = real_A.to(self.device, non_blocking=True)
-        self.real_B = real_B.to(self.device, non_blocking=True)
+        self.real_A = real_A.to(self.device, memory_format=self.memory_format, non_blocking=True)
+        self.real_B = real_B.to(self.device, memory_format=self.memory_format, non_blocking=True)
+
+    def run(self, net: nn.Module, x: Tensor) -> Tensor:
+        """A net's output: computed in bf16 where --amp says so, handed out, and judged, in fp32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.amp == "bf16"):
+            return net(x).float()
 
     def forward(self) -> None:
         """Translate there and back, in both directions."""
-        self.fake_B = self.netG_A(self.real_A)
-        self.rec_A = self.netG_B(self.fake_B)
-        self.fake_A = self.netG_B(self.real_B)
-        self.rec_B = self.netG_A(self.fake_A)
+        self.fake_B = self.run(self.netG_A, self.real_A)
+        self.rec_A = self.run(self.netG_B, self.fake_B)
+        self.fake_A = self.run(self.netG_B, self.real_B)
+        self.rec_B = self.run(self.netG_A, self.fake_A)
 
     def backward_G(self) -> dict[str, Tensor]:
         """Gradients of both generators; returns their losses by name, weights applied."""
         opt = self.opt
         losses = {
-            "G_A": generator_loss(opt.gan_mode, self.netD_B(self.fake_B)),
-            "G_B": generator_loss(opt.gan_mode, self.netD_A(self.fake_A)),
+            "G_A": generator_loss(opt.gan_mode, self.run(self.netD_B, self.fake_B)),
+            "G_B": generator_loss(opt.gan_mode, self.run(self.netD_A, self.fake_A)),
             "cycle_A": opt.lambda_A * cycle_loss(self.rec_A, self.real_A),
             "cycle_B": opt.lambda_B * cycle_loss(self.rec_B, self.real_B),
         }
         if opt.lambda_idt:
-            self.idt_A = self.netG_A(self.real_B)
-            self.idt_B = self.netG_B(self.real_A)
+            self.idt_A = self.run(self.netG_A, self.real_B)
+            self.idt_B = self.run(self.netG_B, self.real_A)
             weight_A, weight_B = opt.lambda_idt * opt.lambda_A, opt.lambda_idt * opt.lambda_B
             losses["idt_A"] = weight_B * identity_loss(self.idt_A, self.real_B)
             losses["idt_B"] = weight_A * identity_loss(self.idt_B, self.real_A)
@@ -120,7 +133,7 @@ class CycleGANModel:
         else:
             netD, real, fake = self.netD_B, self.real_B, self.pool_B.query(self.fake_B.detach())
         # One call for both: no layer mixes the images of a batch.
-        pred_real, pred_fake = netD(torch.cat([real, fake])).chunk(2)
+        pred_real, pred_fake = self.run(netD, torch.cat([real, fake])).chunk(2)
         losses = {f"D_{domain}": discriminator_loss(opt.gan_mode, pred_real, pred_fake)}
         if opt.gan_mode in PENALTY_MODES:
             penalty = gradient_penalty(netD, real, fake, self.generator)
@@ -139,18 +152,20 @@ class CycleGANModel:
             self.optimizer_G.zero_grad()
             self.forward()
             losses |= self.backward_G()
+            distributed.average_gradients(self.optimizer_G)
             self.optimizer_G.step()
             self._update_ema()
             self._require_grad_D(True)
         else:
             with torch.no_grad():
-                self.fake_B = self.netG_A(self.real_A)
-                self.fake_A = self.netG_B(self.real_B)
+                self.fake_B = self.run(self.netG_A, self.real_A)
+                self.fake_A = self.run(self.netG_B, self.real_B)
 
         # Discriminators.
         self.optimizer_D.zero_grad()
         losses |= self.backward_D("A")
         losses |= self.backward_D("B")
+        distributed.average_gradients(self.optimizer_D)
         self.optimizer_D.step()
         if self.opt.gan_mode == "wgan":  # Arjovsky et al. 2017, algorithm 1
             bound = self.opt.clip_value
@@ -264,9 +279,10 @@ class CycleGANModel:
         self.load_nets(state["nets"])
         self.optimizer_G.load_state_dict(state["optimizer_G"])
         self.optimizer_D.load_state_dict(state["optimizer_D"])
-        self.pool_A.images = [image.to(self.device) for image in state["pool_A"]]
-        self.pool_B.images = [image.to(self.device) for image in state["pool_B"]]
-        self.generator.set_state(state["generator"])
+        self.pool_A.images = state["pool_A"].to(self.device)
+        self.pool_B.images = state["pool_B"].to(self.device)
+        if distributed.rank() == 0:
+            self.generator.set_state(state["generator"])
         self.steps = state["steps"]
 
     def load_nets(self, states: dict[str, dict]) -> None:
@@ -287,21 +303,25 @@ class ImagePool:
     def __init__(self, size: int, generator: torch.Generator) -> None:
         self.size = size
         self.generator = generator
-        self.images: list[Tensor] = []
+        self.images = torch.empty(0)  # (n, 3, H, W), n up to size
 
     def query(self, batch: Tensor) -> Tensor:
         if self.size == 0:
             return batch
-        chosen = []
-        for image in batch:
-            # Clones: a view would keep, and save, the whole batch that it came from.
-            if len(self.images) < self.size:
-                self.images.append(image.clone())
+        if len(self.images) == 0:
+            self.images = batch[:0]
+        # Decide on the host, image by image; move pictures on the device, all at once.
+        both = torch.cat([self.images, batch])
+        pool, chosen = list(range(len(self.images))), []
+        for new in range(len(self.images), len(both)):
+            chosen.append(new)
+            if len(pool) < self.size:
+                pool.append(new)
             elif torch.rand((), generator=self.generator) < 0.5:
                 place = int(torch.randint(self.size, (), generator=self.generator))
-                self.images[place], image = image.clone(), self.images[place]
-            chosen.append(image)
-        return torch.stack(chosen)
+                pool[place], chosen[-1] = new, pool[place]
+        self.images = both[torch.tensor(pool, device=batch.device)]
+        return both[torch.tensor(chosen, device=batch.device)]
 
 
 def lr_factor(epoch: int, niter: int, niter_decay: int) -> float:

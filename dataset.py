@@ -1,10 +1,6 @@
-"""Unpaired folders of images, and batches that are a pure function of (seed, step).
+"""Folders of images, decoded once into one uint8 array on disk that later runs memory-map.
 
-The images of a folder are decoded once, into one uint8 array on disk that later runs memory-map.
-Batches keep no hidden state: `UnpairedBatches.batch(step)` gives the same tensors at any time, so
-a run resumes to the bit anywhere, also in the middle of an epoch.
-
-B batch, H = W = image_size, N images of a folder. Domain A is anime, domain B is person.
+H = W = image_size, N images of a folder. Domain A is anime, domain B is person.
 """
 
 import hashlib
@@ -19,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 from tqdm import tqdm
 
 from errors import UserError
@@ -276,112 +270,3 @@ def build_cache(
 def say(line: str) -> None:
     """One line on stderr, above the progress bar if there is one."""
     tqdm.write(line.replace("\n", "\\n"), file=sys.stderr)
-
-
-def split_holdout(count: int, holdout: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split range(count) into sorted (training, held-out) indices, int64.
-
-    Held out are `holdout` indices, evenly spaced, but at most a tenth of all and at least one.
-    Raises UserError if count < 2.
-    """
-    if count < 2:
-        raise UserError(
-            f"--holdout {holdout}: {count} readable image in a domain, needed are 2 or more (one "
-            "to train on, one held out); add images or raise --dataset_size"
-        )
-    held = max(1, min(holdout, count // 10))
-    parts = np.arange(held, dtype=np.int64)  # Windows' default was int32 before numpy 2
-    held_out = (2 * parts + 1) * count // (2 * held)  # the middle of each part
-    return np.setdiff1d(np.arange(count, dtype=np.int64), held_out), held_out
-
-
-# ---- batches -----------------------------------------------------------------------------------
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [-1, 1], contiguous; 0 is -1 and 255 is 1."""
-    return images.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """float (B, 3, H, W) in [-1, 1], clamped -> uint8 (B, H, W, 3); the inverse of to_float."""
-    images = images.detach().float().add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0)
-    return images.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def derived_generator(seed: int, *keys: int | str) -> torch.Generator:
-    """A CPU generator that depends on (seed, keys) alone."""
-    text = "/".join(map(str, (seed, *keys)))
-    digest = hashlib.sha256(text.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-class UnpairedBatches:
-    """Batches of two unpaired domains, each a pure function of (seed, step).
-
-    Sample number k = step * batch_size + i of a domain with n images is image k % n of pass k // n,
-    and every pass is a new permutation: each image comes once per pass, and the smaller domain
-    starts new passes while the larger one is still in its first.
-
-    images_A, images_B    uint8 (N, H, W, 3), memory maps welcome: only the rows of a batch are read
-    indices_A, indices_B  the rows to draw from, the training split; all rows if None
-    flip                  mirror each image left to right with probability one half
-
-    Raises UserError if a domain has fewer images than one batch.
-    """
-
-    def __init__(
-        self,
-        images_A: np.ndarray,
-        images_B: np.ndarray,
-        batch_size: int,
-        seed: int,
-        flip: bool = True,
-        indices_A: np.ndarray | None = None,
-        indices_B: np.ndarray | None = None,
-    ) -> None:
-        self.images = {"A": images_A, "B": images_B}
-        self.indices = {
-            "A": torch.as_tensor(np.arange(len(images_A)) if indices_A is None else indices_A),
-            "B": torch.as_tensor(np.arange(len(images_B)) if indices_B is None else indices_B),
-        }
-        self.batch_size, self.seed, self.flip = batch_size, seed, flip
-        self.cached_pass: dict[str, tuple[int, Tensor]] = {}
-        n_A, n_B = len(self.indices["A"]), len(self.indices["B"])
-        if min(n_A, n_B) < batch_size:
-            raise UserError(
-                f"--batch_size {batch_size}: larger than a domain (training images: A {n_A}, B "
-                f"{n_B}); use --batch_size {min(n_A, n_B)} or less, add images, or raise "
-                "--dataset_size"
-            )
-        self.steps_per_epoch = max(n_A, n_B) // batch_size
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """(real_A, real_B) of a step counted from 0: float32 (B, 3, H, W) in [-1, 1]."""
-        return self.domain_batch("A", step), self.domain_batch("B", step)
-
-    def domain_batch(self, domain: str, step: int) -> Tensor:
-        """One domain's batch: float32 (B, 3, H, W) in [-1, 1]."""
-        rows, flips = self.draw(domain, step)
-        images = torch.from_numpy(np.asarray(self.images[domain][rows.numpy()]))  # B, H, W, 3
-        images = torch.where(flips[:, None, None, None], images.flip(2), images)
-        return to_float(images)
-
-    def draw(self, domain: str, step: int) -> tuple[Tensor, Tensor]:
-        """What a batch is made of: rows of the domain's array, int64 (B,), and flips, bool (B,)."""
-        n = len(self.indices[domain])
-        k = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        first_pass, last_pass = int(k[0]) // n, int(k[-1]) // n
-        passes = range(first_pass, last_pass + 1)  # two where the batch spans a pass's end
-        order = torch.cat([self.permutation(domain, p)[k[k // n == p] % n] for p in passes])
-        generator = derived_generator(self.seed, "flip", domain, step)
-        flips = torch.rand(self.batch_size, generator=generator) < 0.5
-        return self.indices[domain][order], flips & self.flip
-
-    def permutation(self, domain: str, number: int) -> Tensor:
-        """The order of a domain's images in a pass, int64 (n,); the latest pass is kept."""
-        if self.cached_pass.get(domain, (None,))[0] != number:
-            generator = derived_generator(self.seed, domain, number)
-            order = torch.randperm(len(self.indices[domain]), generator=generator)
-            self.cached_pass[domain] = (number, order)
-        return self.cached_pass[domain][1]

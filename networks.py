@@ -8,7 +8,7 @@ from argparse import Namespace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
 from self_attention import SelfAttention
 
@@ -84,6 +84,15 @@ def add_spectral_norm(net: nn.Module) -> None:
     for module in list(net.modules()):
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             spectral_norm(module)
+            module.parametrizations.weight[0].__class__ = _SpectralNormInFp32
+
+
+class _SpectralNormInFp32(_SpectralNorm):
+    """torch's spectral norm, out of reach of autocast: its power iteration fails in bf16."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            return super().forward(weight)
 
 
 # ------------------------------------------------------------------------------- generators

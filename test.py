@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from arguments import resumed_options, test_options
+from batches import split_holdout, to_float, to_uint8
 from checkpoint import find_checkpoint, load_checkpoint
 from cyclegan_model import CycleGANModel
 from dataset import (
@@ -28,9 +29,6 @@ from dataset import (
     find_images_or_explain,
     load_folder,
     load_image,
-    split_holdout,
-    to_float,
-    to_uint8,
 )
 from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import UserError, one_line_errors
@@ -58,9 +56,9 @@ def main() -> None:
 
 def load_model(path: Path, state: dict, opt: Namespace) -> CycleGANModel:
     """Rebuild the generators of a checkpoint from the options that it holds."""
-    gpu_ids = ",".join(map(str, opt.gpu_ids)) or "-1"
+    here = {"gpu_ids": ",".join(map(str, opt.gpu_ids)) or "-1", "amp": "off", "compile": False}
     try:
-        saved = resumed_options(state["options"], {"gpu_ids": gpu_ids})
+        saved = resumed_options(state["options"], here)
         saved.batch_size = opt.batch_size
         model = CycleGANModel(saved, training=False)
         model.load_nets(state["model"]["nets"])

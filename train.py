@@ -3,6 +3,7 @@
     python train.py --demo                                   # drawn faces, minutes on a CPU
     python train.py --domain_A_path data/anime --domain_B_path data/person
     python train.py --gpu_ids 0,1,2,3 --batch_size 256       # nn.DataParallel
+    torchrun --nproc_per_node=4 train.py --batch_size 256    # a process for each GPU: faster
     python train.py --resume                                 # go on exactly where it stopped
 
 Writes model_ckpt/<name>/ (checkpoints) and save_image/<name>/ (a grid per direction and epoch, and
@@ -17,21 +18,17 @@ from argparse import Namespace
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+import distributed
 from arguments import print_options, resumed_options, train_options
+from batches import UnpairedBatches, split_holdout, to_float
 from checkpoint import ROOT, find_checkpoint, free_name, load_checkpoint, save_checkpoint
 from cyclegan_model import CycleGANModel, NonFiniteLoss
-from dataset import (
-    UnpairedBatches,
-    check_domains,
-    find_images_or_explain,
-    load_folder,
-    split_holdout,
-    to_float,
-)
+from dataset import check_domains, find_images_or_explain, load_folder
 from demo_faces import make_demo
 from errors import UserError, one_line_errors
 from files import atomic_write
@@ -39,6 +36,7 @@ from grids import save_grid
 from metrics import COLLAPSE_SPREAD, relative_spread
 
 GRID_COLUMNS = 12
+RANKS_AGREE_EVERY = 10  # steps; several processes look for a signal, save and log only then
 
 
 @one_line_errors
@@ -51,47 +49,39 @@ def main() -> None:
         saved = load_checkpoint(path)
         opt = resumed_options(saved["options"], given)
         opt.name = path.parent.name
-    torch.backends.cudnn.benchmark = True
-
-    # Data: two uint8 arrays, and batches that depend on the seed and the step alone.
-    if opt.demo:
-        make_demo(Path("data/demo"))
-    check_domains(opt.domain_A_path, opt.domain_B_path)
     if opt.dry_run:
         return dry_run(opt)
-    images_A, images_B = (
-        load_folder(Path(folder), flag, opt.dataset_size, opt.image_size, opt.crop,
-                    Path(opt.cache_dir), opt.num_workers).images
-        for folder, flag in ((opt.domain_A_path, "--domain_A_path"),
-                             (opt.domain_B_path, "--domain_B_path"))
-    )  # fmt: skip
+    opt.gpu_ids = distributed.start(opt.gpu_ids, opt.batch_size)
+    main_rank = distributed.rank() == 0
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # TF32 for what is left in float32 on a GPU
+
+    # Data: two uint8 arrays.
+    with distributed.first_on_each_host():
+        images_A, images_B = load_domains(opt)
     train_A, holdout_A = split_holdout(len(images_A), opt.holdout)
     train_B, holdout_B = split_holdout(len(images_B), opt.holdout)
-    batches = UnpairedBatches(
-        images_A, images_B, opt.batch_size, opt.seed, opt.flip, train_A, train_B
-    )
     held_A = to_float(torch.from_numpy(images_A[holdout_A]))
     held_B = to_float(torch.from_numpy(images_B[holdout_B]))
 
     # The run's name and folders.
     if not opt.resume:
-        if opt.name and (ROOT / opt.name / "latest.pth").exists():
-            raise UserError(
-                f"--name {opt.name}: this run exists; continue it with --resume --name {opt.name}, "
-                "or choose another name"
-            )
-        used = max(len(images_A), len(images_B))
-        opt.name = opt.name or free_name("demo" if opt.demo else f"{opt.gan_mode}_{used}")
+        name = choose_name(opt, max(len(images_A), len(images_B)))
+        opt.name = distributed.from_rank_zero(name)
     image_dir, ckpt_dir = Path("save_image") / opt.name, ROOT / opt.name
     print_options(opt)
     print(describe_device(opt))
     print(f"Data: {len(train_A)} anime, {len(train_B)} persons to train on; "
           f"{len(holdout_A)} + {len(holdout_B)} held out for grids")  # fmt: skip
 
-    # Model.
+    # Model, and batches that depend on the seed and the step alone.
     model = CycleGANModel(opt)
     for net, count in model.count_parameters().items():
         print(f"{net}: {count:,} parameters")
+    batches = UnpairedBatches(
+        images_A, images_B, opt.batch_size, opt.seed, opt.flip, train_A, train_B,
+        model.device, distributed.rank(), distributed.world_size(),
+    )  # fmt: skip
     epoch, batch, totals = 0, 0, defaultdict(lambda: [0.0, 0])
     if saved:
         try:
@@ -104,65 +94,71 @@ def main() -> None:
         print(f"Resuming {opt.name} in epoch {epoch + 1} after {batch} steps of it")
 
     def save(file_name: str) -> None:
-        state = {"options": vars(opt), "epoch": epoch, "batch": batch, "totals": dict(totals)}
-        save_checkpoint(ckpt_dir / file_name, {**state, "model": model.state_dict()})
+        if main_rank:
+            state = {"options": vars(opt), "epoch": epoch, "batch": batch, "totals": dict(totals)}
+            save_checkpoint(ckpt_dir / file_name, {**state, "model": model.state_dict()})
 
-    keep_log_before(epoch, image_dir / "log.jsonl")
-    with atomic_write(image_dir / "options.json") as file:
-        file.write(json.dumps(vars(opt), indent=2).encode())
-    stop = StopSignal()
-    epochs = opt.niter + opt.niter_decay
-    steps = batches.steps_per_epoch
+    if main_rank:
+        keep_log_before(epoch, image_dir / "log.jsonl")
+        with atomic_write(image_dir / "options.json") as file:
+            file.write(json.dumps(vars(opt), indent=2).encode())
     if not opt.resume:
         save("latest.pth")  # a folder that cannot be written shows now, not after an epoch
+    stop = StopSignal()
+    epochs, steps = opt.niter + opt.niter_decay, batches.steps_per_epoch
+    images_per_step = 2 * opt.batch_size
+
     try:
         while epoch < epochs:
             model.update_learning_rate(epoch)
-            started, first = time.monotonic(), batch
+            first, started = batch, time.monotonic()
             fetched = saved_at = started
-            total = 2 * steps * opt.batch_size
-            bar = tqdm(desc=f"epoch {epoch + 1}/{epochs}", total=total, unit=" images",
-                       initial=2 * batch * opt.batch_size, disable=None)  # fmt: skip
+            bar = tqdm(desc=f"epoch {epoch + 1}/{epochs}", total=steps * images_per_step,
+                       initial=batch * images_per_step, unit=" images",
+                       disable=None if main_rank else True)  # fmt: skip
 
             # Steps. Losses come to the host once a second, so that the device need not wait.
             while batch < steps:
+                if batch == first and opt.compile:
+                    print("Compiling; the first step takes minutes", flush=True)
                 model.set_input(*batches.batch(epoch * steps + batch))
                 model.optimize_parameters()
                 batch += 1
-                bar.update(2 * opt.batch_size)
+                bar.update(images_per_step)
+                if distributed.world_size() > 1 and batch % RANKS_AGREE_EVERY and batch < steps:
+                    continue
                 now = time.monotonic()
-                if now - fetched > 1 or batch == steps or stop.received:
+                stopping = distributed.on_any_rank(stop.received is not None, model.device)
+                if now - fetched > 1 or batch == steps or stopping:
                     add_losses(totals, model)
                     bar.set_postfix({k: f"{total / n:.3f}" for k, (total, n) in totals.items()})
                     fetched = now
-                if stop.received or now - saved_at > 60 * opt.save_minutes:
+                if stopping or now - saved_at > 60 * opt.save_minutes:
                     save("latest.pth")
                     saved_at = now
-                if stop.received:
+                if stopping:
                     bar.close()
                     stop.leave(opt.name, epoch, batch)
             bar.close()
             seconds = time.monotonic() - started
 
-            # Grids of the held-out images, and how much the outputs vary.
-            show = (epoch + 1) % opt.every_save_images == 0 or epoch + 1 == epochs
-            spreads = sample(model, held_A, held_B, epoch + 1, image_dir if show else None)
-
-            # Log: a line for people, a line for programs.
-            record = {
-                "epoch": epoch + 1,
-                "step": model.steps,
-                "losses": {name: total / n for name, (total, n) in sorted(totals.items())},
-                "lr_G": model.optimizer_G.param_groups[0]["lr"],
-                "lr_D": model.optimizer_D.param_groups[0]["lr"],
-                "spread": spreads,
-                "gammas": model.attention_gammas(),
-                "images_per_s": round(2 * (batch - first) * opt.batch_size / seconds, 2),
-                "seconds": round(seconds, 2),
-                "peak_memory_mb": peak_memory_mb(model.device),
-            }
-            append_line(image_dir / "log.jsonl", json.dumps(record))
-            print_record(record)
+            # Grids of the held-out images, how much the outputs vary, and a line of figures.
+            if main_rank:
+                show = (epoch + 1) % opt.every_save_images == 0 or epoch + 1 == epochs
+                record = {
+                    "epoch": epoch + 1,
+                    "step": model.steps,
+                    "losses": {name: total / n for name, (total, n) in sorted(totals.items())},
+                    "lr_G": model.optimizer_G.param_groups[0]["lr"],
+                    "lr_D": model.optimizer_D.param_groups[0]["lr"],
+                    "spread": sample(model, held_A, held_B, epoch + 1, image_dir if show else None),
+                    "gammas": model.attention_gammas(),
+                    "images_per_s": round((batch - first) * images_per_step / seconds, 2),
+                    "seconds": round(seconds, 2),
+                    "peak_memory_mb": peak_memory_mb(model.device),
+                }
+                append_line(image_dir / "log.jsonl", json.dumps(record))
+                print_record(record)
 
             # Checkpoints.
             epoch, batch = epoch + 1, 0
@@ -170,20 +166,55 @@ def main() -> None:
             save("latest.pth")
             if epoch % opt.ckpt_num == 0 or epoch == epochs:
                 save(f"epoch_{epoch:04}.pth")
-            if stop.received:
+            if distributed.on_any_rank(stop.received is not None, model.device):
                 stop.leave(opt.name, epoch, batch)
     except NonFiniteLoss as error:
         raise UserError(
             f"{error} (epoch {epoch + 1}): training stopped; {ckpt_dir / 'latest.pth'} still holds "
             "the last good state. Try lower --lr_G and --lr_D, or another --gan_mode"
         ) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"--batch_size {opt.batch_size}: out of memory on {model.device}; "
+            f"{ckpt_dir / 'latest.pth'} is intact. Try --batch_size {max(1, opt.batch_size // 2)}"
+        ) from error
+    distributed.stop()
     print(f"Done. Grids: {image_dir}/   checkpoint: {ckpt_dir}/latest.pth")
-    print(f"Translate with it: python test.py --name {opt.name}"
-          + (" --demo" if opt.demo else ""))  # fmt: skip
+    demo = " --demo" if opt.demo else ""
+    print(f"Translate with it: python test.py --name {opt.name}{demo}")
+
+
+def load_domains(opt: Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """The images of both domains, anime first: uint8 (N, H, W, 3) each. Raises UserError."""
+    if opt.demo:
+        make_demo(Path("data/demo"))
+    check_domains(opt.domain_A_path, opt.domain_B_path)
+    images = [
+        load_folder(Path(folder), flag, opt.dataset_size, opt.image_size, opt.crop,
+                    Path(opt.cache_dir), opt.num_workers).images
+        for flag, folder in (("--domain_A_path", opt.domain_A_path),
+                             ("--domain_B_path", opt.domain_B_path))
+    ]  # fmt: skip
+    return images[0], images[1]
+
+
+def choose_name(opt: Namespace, images: int) -> str:
+    """The run's name, as given or after what it trains; never that of a run that exists."""
+    if not opt.name:
+        return free_name("demo" if opt.demo else f"{opt.gan_mode}_{images}")
+    if (ROOT / opt.name / "latest.pth").exists():
+        raise UserError(
+            f"--name {opt.name}: this run exists; continue it with --resume --name {opt.name}, "
+            "or choose another name"
+        )
+    return opt.name
 
 
 def dry_run(opt: Namespace) -> None:
     """Print what would be trained, and on what."""
+    if opt.demo:
+        make_demo(Path("data/demo"))
+    check_domains(opt.domain_A_path, opt.domain_B_path)
     print_options(opt)
     print(describe_device(opt))
     for flag in ("domain_A_path", "domain_B_path"):
@@ -198,6 +229,8 @@ def describe_device(opt: Namespace) -> str:
     if not opt.gpu_ids:
         return f"Device: CPU, {torch.get_num_threads()} threads"
     name, count = torch.cuda.get_device_name(opt.gpu_ids[0]), len(opt.gpu_ids)
+    if distributed.world_size() > 1:
+        count = distributed.world_size()
     if count == 1:
         return f"Device: cuda:{opt.gpu_ids[0]}, {name}"
     return (f"Device: {count} GPUs, {name}; global batch {opt.batch_size}, "
@@ -290,9 +323,11 @@ class StopSignal:
         signal.signal(number, signal.SIG_DFL)
 
     def leave(self, name: str, epoch: int, batch: int) -> None:
-        print(f"Stopped by {signal.Signals(self.received).name}; saved in epoch {epoch + 1} after "
+        number = self.received or signal.SIGTERM  # None: it was another process that got it
+        print(f"Stopped by {signal.Signals(number).name}; saved in epoch {epoch + 1} after "
               f"{batch} steps of it. Continue: python train.py --resume --name {name}")  # fmt: skip
-        sys.exit(128 + self.received)
+        distributed.stop()
+        sys.exit(128 + number)
 
 
 if __name__ == "__main__":

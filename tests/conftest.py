@@ -21,7 +21,8 @@ def options():
     from arguments import train_options
 
     def make(**kwargs):
-        kwargs = {"ngf": 4, "ndf": 4, "n_blocks": 1, "batch_size": 2, "pool_size": 3} | kwargs
+        kwargs = {"ngf": 4, "ndf": 4, "n_blocks": 1, "batch_size": 2, "pool_size": 3,
+                  "amp": "off"} | kwargs  # fmt: skip
         flags = []
         for key, value in kwargs.items():
             if isinstance(value, bool):

@@ -92,6 +92,7 @@ def test_bad_values_are_refused_in_one_line_with_flag_value_and_remedy(flags, wo
 
 def test_batch_smaller_than_the_number_of_gpus_is_refused(monkeypatch):
     monkeypatch.setattr(arguments.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(arguments.torch.cuda, "get_device_capability", lambda i: (9, 0))
     with pytest.raises(UserError, match="--batch_size 3: fewer than the 4 GPUs"):
         train_options("--batch_size 3 --gpu_ids 0,1,2,3".split())
     assert train_options([])[0].gpu_ids == [0]  # the first GPU, where there is one

@@ -195,7 +195,7 @@ def test_resume_refuses_another_architecture_and_names_the_option(workplace, tra
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(workplace, train):
-    done = train("--name", "run", "--lr_G", 1e30)
+    done = train("--name", "run", "--lr_G", 1e30, "--amp", "off")
     assert done.code == 2 and done.err.strip().splitlines()[-1].startswith("error: loss ")
     assert "at step 2 (epoch 1)" in done.err and "model_ckpt/run/latest.pth" in done.err
     assert load("run")["model"]["steps"] == 0
