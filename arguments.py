@@ -333,6 +333,11 @@ def _check_training(opt: Namespace) -> Namespace:
             f"--gan_mode {opt.gan_mode} {'--' if opt.spectral_norm else '--no-'}spectral_norm: "
             "the penalty with spectral norm is --gan_mode sn+gp, without it --gan_mode wgangp"
         )
+    if opt.compile and len(opt.gpu_ids) > 1:
+        raise UserError(
+            "--compile: does not go with nn.DataParallel over several --gpu_ids; start the run "
+            f"with torchrun --nproc_per_node={len(opt.gpu_ids)} train.py instead"
+        )
     problem = image_size_problem(opt.generator, opt.discriminator, opt.image_size)
     if problem:
         raise UserError(f"--image_size {opt.image_size}: {problem}")

@@ -51,8 +51,10 @@ class CycleGANModel:
     def __init__(self, opt: Namespace, training: bool = True) -> None:
         self.opt = opt
         self.device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
-        # bf16 convolutions of GPUs and of AMX want channels beside each other.
-        self.memory_format = torch.channels_last if opt.amp == "bf16" else torch.contiguous_format
+        # bf16 convolutions want channels beside each other on GPUs and AMX; AVX512 gains nothing.
+        matrix_units = opt.gpu_ids or torch.cpu._is_amx_tile_supported()
+        nhwc = opt.amp == "bf16" and matrix_units
+        self.memory_format = torch.channels_last if nhwc else torch.contiguous_format
         self.nets: dict[str, nn.Module] = {}  # what a checkpoint holds, by name, unwrapped
         torch.manual_seed(opt.seed)
         self.netG_A = self._add("netG_A", build_generator(opt))

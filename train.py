@@ -75,6 +75,7 @@ def main() -> None:
           f"{len(holdout_A)} + {len(holdout_B)} held out for grids")  # fmt: skip
 
     # Model, and batches that depend on the seed and the step alone.
+    opt.compile = opt.compile and compiler_works()
     model = CycleGANModel(opt)
     for net, count in model.count_parameters().items():
         print(f"{net}: {count:,} parameters")
@@ -119,8 +120,6 @@ def main() -> None:
 
             # Steps. Losses come to the host once a second, so that the device need not wait.
             while batch < steps:
-                if batch == first and opt.compile:
-                    print("Compiling; the first step takes minutes", flush=True)
                 model.set_input(*batches.batch(epoch * steps + batch))
                 model.optimize_parameters()
                 batch += 1
@@ -255,6 +254,18 @@ def sample(
             rows = torch.cat([x[:GRID_COLUMNS] for x in (real, fake, rec)])
             save_grid(folder / f"{epoch:04}_epoch_{shows}.png", rows, len(rows) // 3)
     return spreads
+
+
+def compiler_works() -> bool:
+    """Whether torch.compile does, tried on a trifle; says so in one line."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(8))
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        print(f"--compile: torch.compile does not work here ({reason}); training goes on without")
+        return False
+    print("--compile: the first step takes one to three minutes")
+    return True
 
 
 def add_losses(totals: dict[str, list], model: CycleGANModel) -> None:

@@ -124,3 +124,21 @@ def test_resume_refuses_another_architecture_by_name(flag, value):
     saved = vars(train_options([])[0])
     with pytest.raises(UserError, match=f"--{flag} {value}: .*{saved[flag]}"):
         resumed_options(saved, {flag: value})
+
+
+def test_bf16_is_chosen_where_the_hardware_has_it_and_refused_where_not(monkeypatch):
+    for able in (True, False):
+        cpu = arguments.torch.cpu
+        monkeypatch.setattr(cpu, "_is_avx512_bf16_supported", lambda able=able: able)
+        monkeypatch.setattr(cpu, "_is_amx_tile_supported", lambda: False)
+        assert arguments.resolve_amp("auto", []) == ("bf16" if able else "off")
+        assert arguments.resolve_amp("off", []) == "off"
+    with pytest.raises(UserError, match="--amp bf16: .*--amp off"):
+        arguments.resolve_amp("bf16", [])
+
+
+def test_compile_with_data_parallel_is_refused(monkeypatch):
+    monkeypatch.setattr(arguments.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(arguments.torch.cuda, "get_device_capability", lambda i: (9, 0))
+    with pytest.raises(UserError, match="--compile: .*torchrun --nproc_per_node=2"):
+        train_options("--compile --gpu_ids 0,1".split())

@@ -226,3 +226,45 @@ def test_pool_keeps_its_own_copies():
     pool.query(x)
     x += 1
     assert (pool.images == 0).all() and pool.images.untyped_storage().nbytes() == 8
+
+
+@pytest.mark.parametrize("mode", ["sn", "sn+gp"])
+def test_bf16_computes_the_nets_but_neither_losses_nor_spectral_norm(options, mode):
+    """Runs on any CPU: where there is no bf16 arithmetic, torch emulates it."""
+    opt = options(gan_mode=mode, generator="sagan")
+    opt.amp = "bf16"
+    model = CycleGANModel(opt)
+    dtypes = set()
+    for net in model.nets.values():
+        for module in net.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(lambda m, x, y: dtypes.add(y.dtype))
+    model.update_learning_rate(0)
+    model.set_input(*batch())
+    model.optimize_parameters()
+    expected = {torch.bfloat16, torch.float32} if "gp" in mode else {torch.bfloat16}
+    assert dtypes == expected  # the penalty runs D in float32
+    assert all(loss.dtype == torch.float32 for _, ls in model._losses for loss in ls.values())
+    assert all(p.dtype == torch.float32 for net in model.nets.values() for p in net.parameters())
+    assert model.netD_A.model[0].parametrizations.weight[0]._u.dtype == torch.float32
+
+
+def test_bf16_losses_are_those_of_float32_but_for_rounding(options):
+    losses = {}
+    for amp in ("off", "bf16"):
+        opt = options(lambda_idt=0.5)
+        opt.amp = amp
+        losses[amp] = trained(opt).fetch_losses()[0]
+    for name, loss in losses["off"].items():
+        assert losses["bf16"][name] == pytest.approx(loss, rel=0.01, abs=0.01), name
+
+
+def test_compiled_generators_keep_their_names_and_numbers(options, monkeypatch):
+    def compile_eagerly(net):  # the real compiler takes a minute; tested is what is around it
+        net._compiled_call_impl = torch.compile(net._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
+    plain, compiled = trained(options()), trained(options(compile=True))
+    for name, net in plain.nets.items():
+        for key, value in net.state_dict().items():
+            assert torch.allclose(value, compiled.nets[name].state_dict()[key], atol=1e-6), key

@@ -255,3 +255,14 @@ def test_bad_input_ends_in_one_clear_line_and_exit_code_2(workplace, train, prep
     assert last.startswith("error: ") and "Traceback" not in done.err
     for word in words:
         assert word in last
+
+
+def test_without_a_working_compiler_training_goes_on_and_says_so(workplace, train, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no C++ compiler found\nmore lines")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    done = train("--compile", "--name", "run")
+    assert done.code == 0
+    assert "--compile: torch.compile does not work here (no C++ compiler found)" in done.out
+    assert load("run")["options"]["compile"] is False

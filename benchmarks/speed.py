@@ -1,0 +1,349 @@
+"""How fast training is, against the plain form of the same step, measured side by side.
+
+    python benchmarks/speed.py                                # this machine, all parts
+    python benchmarks/speed.py --parts step --batch_size 16 --compile
+    python benchmarks/speed.py --batch_size 64 --json speed.json      # a GPU, if there is one
+
+The plain form does what the well-known PyTorch code does: float32, eager, D called for real and for
+fake images apart, pool image by image, Adam as it comes. Both run in turns in one process, so that
+a busy machine slows both; figures are medians over the rounds.
+
+Prediction for one H200, from 56 GFLOP per pair and 25 to 40 % of a measured bf16 peak of about 790
+TFLOP/s: 3,500 to 5,600 pairs/s. To check it there:
+
+    python benchmarks/speed.py --batch_size 64 --rounds 20 --compile --json h200.json
+    python benchmarks/speed.py --batch_size 256 --rounds 20 --compile --parts step
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from arguments import train_options  # noqa: E402
+from batches import UnpairedBatches  # noqa: E402
+from cyclegan_model import CycleGANModel, ImagePool  # noqa: E402
+from dataset import load_folder  # noqa: E402
+from losses import discriminator_loss  # noqa: E402
+from train import peak_memory_mb  # noqa: E402
+
+PARTS = ("step", "loader", "start", "sweep")
+
+
+class PlainPool(ImagePool):
+    """The image pool as the reference code has it: a list, one picture after the other."""
+
+    def query(self, batch: Tensor) -> Tensor:
+        kept, chosen = list(self.images.unsqueeze(1)), []
+        for image in batch.unsqueeze(1):
+            if len(kept) < self.size:
+                kept.append(image)
+            elif torch.rand((), generator=self.generator) < 0.5:
+                place = int(torch.randint(self.size, (), generator=self.generator))
+                kept[place], image = image, kept[place].clone()
+            chosen.append(image)
+        self.images = torch.cat(kept)
+        return torch.cat(chosen)
+
+
+class PlainModel(CycleGANModel):
+    """The same losses on the same nets, without anything that is there for speed."""
+
+    def __init__(self, opt: Namespace) -> None:
+        super().__init__(Namespace(**{**vars(opt), "amp": "off", "compile": False, "ema": 0.0}))
+        betas = (opt.beta1, opt.beta2)
+        for name, lr in (("optimizer_G", opt.lr_G), ("optimizer_D", opt.lr_D)):
+            parameters = getattr(self, name).param_groups[0]["params"]
+            setattr(self, name, torch.optim.Adam(parameters, lr=lr, betas=betas))
+        self.pool_A = PlainPool(opt.pool_size, self.generator)
+        self.pool_B = PlainPool(opt.pool_size, self.generator)
+
+    def optimize_parameters(self) -> None:
+        self.steps += 1
+        self.forward()
+        self._require_grad_D(False)
+        self.optimizer_G.zero_grad()
+        losses = self.backward_G()
+        self.optimizer_G.step()
+        self._require_grad_D(True)
+        self.optimizer_D.zero_grad()
+        for netD, real, fake, pool in (
+            (self.netD_A, self.real_A, self.fake_A, self.pool_A),
+            (self.netD_B, self.real_B, self.fake_B, self.pool_B),
+        ):
+            pred_real = netD(real)
+            pred_fake = netD(pool.query(fake.detach()))
+            discriminator_loss(self.opt.gan_mode, pred_real, pred_fake).backward()
+        self.optimizer_D.step()
+        self._losses.append((self.steps, {k: v.detach() for k, v in losses.items()}))
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def stepper(model: CycleGANModel) -> Callable[[], None]:
+    opt = model.opt
+    shape = (2, opt.batch_size, 3, opt.image_size, opt.image_size)
+    real_A, real_B = (torch.rand(shape, device=model.device) * 2 - 1).unbind()
+    model.update_learning_rate(0)
+
+    def step() -> None:
+        model.set_input(real_A, real_B)
+        model.optimize_parameters()
+        model._losses.clear()
+
+    return step
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, batch: int, image_size: int) -> dict:
+    """FLOP/s of a large matrix product, and of a residual block's convolution there and back."""
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    h = image_size // 4
+    x = torch.randn(2 * batch, 256, h, h, device=device, dtype=dtype, requires_grad=True)
+    w = torch.randn(256, 256, 3, 3, device=device, dtype=dtype, requires_grad=True)
+    with torch.no_grad():
+        x, w = (t.to(memory_format=torch.channels_last).requires_grad_() for t in (x, w))
+
+    def conv() -> None:
+        y = torch.nn.functional.conv2d(x, w, padding=1)
+        torch.autograd.grad(y.sum(), (x, w))
+
+    def median(call: Callable[[], object]) -> float:
+        call()
+        return statistics.median(seconds(call, device) for _ in range(15))
+
+    return {
+        "matmul": 2 * size**3 / median(lambda: a @ a),
+        "conv": 3 * 2 * 256 * 256 * 9 * h * h * len(x) / median(conv),
+    }
+
+
+def measure_step(opt: Namespace, rounds: int) -> dict:
+    """Plain and fast step in turns."""
+    plain, fast = PlainModel(opt), CycleGANModel(opt)
+    device = fast.device
+    with FlopCounterMode(display=False) as counter:
+        stepper(plain)()
+    flops = counter.get_total_flops() / opt.batch_size
+    steps = {"plain": stepper(plain), "fast": stepper(fast)}
+    first = seconds(steps["fast"], device)
+    times: dict[str, list[float]] = {"plain": [], "fast": []}
+    for round_ in range(rounds + 2):
+        for name, step in steps.items():
+            taken = seconds(step, device)
+            if round_ >= 2:  # the first ones warm up
+                times[name].append(taken)
+    rates = {name: opt.batch_size / statistics.median(t) for name, t in times.items()}
+    dtype = torch.bfloat16 if opt.amp == "bf16" else torch.float32
+    peak = peak_flops(device, dtype, opt.batch_size, opt.image_size)
+    return {
+        "pairs_per_s": rates,
+        "ratio": rates["fast"] / rates["plain"],
+        "gflop_per_pair": flops / 1e9,
+        "fast_gflop_per_s": flops * rates["fast"] / 1e9,
+        "peak_gflop_per_s": {name: value / 1e9 for name, value in peak.items()},
+        "share_of_matmul_peak": flops * rates["fast"] / peak["matmul"],
+        "share_of_conv_peak": flops * rates["fast"] / peak["conv"],
+        "first_fast_step_s": first,
+        "peak_memory_mb": peak_memory_mb(device),
+    }
+
+
+class PillowImages(Dataset):
+    """Every picture opened and decoded each time, as the usual loaders do."""
+
+    def __init__(self, folder: Path, image_size: int) -> None:
+        self.paths, self.size = sorted(folder.glob("*.jpg")), image_size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> Tensor:
+        image = Image.open(self.paths[i]).convert("RGB").resize((self.size, self.size))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 127.5 - 1
+
+
+def draw_folder(folder: Path, count: int) -> Path:
+    """JPEGs of CelebA's size, 178x218, from coarse noise."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for i in range(count):
+        coarse = random.integers(0, 256, (16, 12, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((178, 218), Image.Resampling.BICUBIC)
+        image.save(folder / f"{i:05}.jpg", quality=90)
+    return folder
+
+
+def measure_loader(opt: Namespace, rounds: int, pairs_per_s: float | None) -> dict:
+    """Our batches against Pillow and DataLoader, without any training."""
+    with tempfile.TemporaryDirectory() as root:
+        folder = draw_folder(Path(root, "faces"), 1024)
+        cached = load_folder(folder, "--domain_A_path", 1024, opt.image_size, "center",
+                             Path(root, "cache"), 0).images  # fmt: skip
+        device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
+        ours = UnpairedBatches(cached, cached, opt.batch_size, 0, device=device)
+        pillow = DataLoader(PillowImages(folder, opt.image_size), opt.batch_size, shuffle=True)
+        steps = ours.steps_per_epoch
+        times: dict[str, list[float]] = {"ours": [], "pillow": []}
+        for _ in range(rounds):
+            taken = sum(seconds(partial(ours.batch, step), device) for step in range(steps))
+            times["ours"].append(taken / (2 * steps * opt.batch_size))
+            times["pillow"].append(seconds(lambda: list(pillow), device) / len(cached))
+    rates = {name: 1 / statistics.median(t) for name, t in times.items()}
+    eaten = {"over_what_the_step_eats": rates["ours"] / (2 * pairs_per_s)} if pairs_per_s else {}
+    return {"images_per_s": rates, "ratio": rates["ours"] / rates["pillow"], **eaten}
+
+
+def measure_start(opt: Namespace, images: int) -> dict:
+    """From the command to the first batch in the model, images cached before."""
+    code = (
+        "import sys, time, train\n"
+        "def stop(self, a, b): print('first batch'); sys.stdout.flush(); import os; os._exit(0)\n"
+        "train.CycleGANModel.set_input = stop\n"
+        "sys.argv = ['train.py', *sys.argv[1:]]\n"
+        "train.main()\n"
+    )
+    with tempfile.TemporaryDirectory() as root:
+        for domain in ("anime", "person"):
+            source = draw_folder(Path(root, "source", domain), 64)
+            target = Path(root, domain)
+            target.mkdir()
+            for i in range(images):  # links: as many files to look at, without their space
+                os.link(source / f"{i % 64:05}.jpg", target / f"{i:05}.jpg")
+        flags = (
+            f"--dataset_size {images} --domain_A_path {root}/anime --domain_B_path {root}/person "
+            f"--batch_size 64 --ngf 8 --ndf 8 --gpu_ids {0 if opt.gpu_ids else -1}"
+        )
+        command = [sys.executable, "-c", code, *flags.split()]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        taken = []
+        for _ in range(4):
+            started = time.perf_counter()
+            subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+            taken.append(time.perf_counter() - started)
+        size = sum(path.stat().st_size for path in Path(root, "data/cache").glob("*.u8"))
+    return {"images_per_domain": images, "first_time_s": taken[0], "cache_mb": size / 1e6,
+            "cached_s": statistics.median(taken[1:])}  # fmt: skip
+
+
+def measure_sweep(flags: list[str], rounds: int) -> dict:
+    """Fast steps alone, as batch, image size and depth of the generator grow."""
+    rates = {}
+    cases = [f"--batch_size {n}" for n in (4, 8, 16, 32)]
+    cases += ["--batch_size 8 --image_size 96", "--batch_size 8 --image_size 128"]
+    cases += ["--batch_size 8 --n_blocks 9"]
+    for case in cases:
+        opt, _ = train_options([*flags, *case.split()])
+        model = CycleGANModel(opt)
+        step = stepper(model)
+        step()
+        taken = statistics.median(seconds(step, model.device) for _ in range(max(3, rounds // 2)))
+        rates[case] = opt.batch_size / taken
+        del model, step
+    return {"pairs_per_s": rates}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure training speed.")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of plain and fast")
+    parser.add_argument("--batch_size", default="16", help="pairs per step")
+    parser.add_argument("--images", type=int, default=50000, help="files per domain for 'start'")
+    parser.add_argument("--compile", action="store_true", help="torch.compile in the fast form")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options, train_flags = parser.parse_known_args()
+    train_flags += ["--compile"] if options.compile else []
+    opt, _ = train_options([*train_flags, "--batch_size", options.batch_size])
+
+    device = torch.cuda.get_device_name(opt.gpu_ids[0]) if opt.gpu_ids else (
+        f"CPU, {torch.get_num_threads()} threads, "
+        + ("AMX" if torch.cpu._is_amx_tile_supported() else torch.backends.cpu.get_cpu_capability())
+    )  # fmt: skip
+    results = {
+        "date": str(date.today()),
+        "device": device,
+        "torch": torch.__version__,
+        "options": {k: getattr(opt, k) for k in ("generator", "ngf", "n_blocks", "image_size",
+                                                 "batch_size", "amp", "compile")},
+    }  # fmt: skip
+    print(json.dumps(results))
+    if "step" in options.parts:
+        results["step"] = measure_step(opt, options.rounds)
+        print(json.dumps({"step": results["step"]}))
+    if "loader" in options.parts:
+        rate = results["step"]["pairs_per_s"]["fast"] if "step" in results else None
+        results["loader"] = measure_loader(opt, options.rounds, rate)
+        print(json.dumps({"loader": results["loader"]}))
+    if "start" in options.parts:
+        results["start"] = measure_start(opt, options.images)
+        print(json.dumps({"start": results["start"]}))
+    if "sweep" in options.parts:
+        results["sweep"] = measure_sweep(train_flags, options.rounds)
+        print(json.dumps({"sweep": results["sweep"]}))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    print(table(results))
+
+
+def table(results: dict) -> str:
+    """The figures as the table that README shows."""
+    rows = []
+    if step := results.get("step"):
+        rates = step["pairs_per_s"]
+        rows += [
+            ("fast over plain", f"{rates['fast']:.2f} / {rates['plain']:.2f} pairs/s = "
+             f"**{step['ratio']:.2f}x**"),
+            ("work", f"{step['gflop_per_pair']:.1f} GFLOP per pair, "
+             f"{step['fast_gflop_per_s']:.0f} GFLOP/s reached"),
+            ("share of the machine's own peak",
+             f"{step['share_of_conv_peak']:.0%} of the residual convolution "
+             f"({step['peak_gflop_per_s']['conv']:.0f} GFLOP/s), "
+             f"{step['share_of_matmul_peak']:.0%} of a matrix product"),
+            ("peak memory", f"{step['peak_memory_mb']} MiB"),
+        ]  # fmt: skip
+    if loader := results.get("loader"):
+        rates = loader["images_per_s"]
+        text = f"{rates['ours']:,.0f} images/s; Pillow with DataLoader {rates['pillow']:,.0f}"
+        if "over_what_the_step_eats" in loader:
+            text += f"; {loader['over_what_the_step_eats']:,.0f}x what the step eats"
+        rows.append(("loader alone", text))
+    if start := results.get("start"):
+        rows.append((f"{start['images_per_domain']:,} + {start['images_per_domain']:,} images",
+                     f"first batch {start['cached_s']:.1f} s after the command, "
+                     f"{start['first_time_s']:.0f} s the first time; cache {start['cache_mb']:.0f} "
+                     "MB, shared by all processes"))  # fmt: skip
+    if sweep := results.get("sweep"):
+        rows += [(flags, f"{rate:.2f} pairs/s") for flags, rate in sweep["pairs_per_s"].items()]
+    head = f"| {results['device']}, {results['date']} | |\n| --- | --- |\n"
+    return head + "\n".join(f"| {name} | {text} |" for name, text in rows)
+
+
+if __name__ == "__main__":
+    main()
