@@ -39,10 +39,11 @@ warnings.filterwarnings("ignore", module="PIL")
 # ---- files -------------------------------------------------------------------------------------
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Every visible file below `folder`; links to folders are followed, each folder read once.
+def walk_files(folder: Path) -> Iterator[str]:
+    """Posix relative path of every visible file below `folder`, strings since there may be many.
 
-    Raises OSError if `folder` or a folder below it cannot be listed.
+    Links to folders are followed, each folder read once. Raises OSError if `folder` or a folder
+    below it cannot be listed.
     """
 
     def visible(name: str) -> bool:
@@ -59,26 +60,28 @@ def walk_files(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(filter(visible, folders))
-        yield from (Path(parent, name) for name in names if visible(name))
+        below = Path(parent).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        yield from (prefix + name for name in names if visible(name))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """The image files below `folder`, by extension, sorted by posix relative path.
+def find_images(folder: Path) -> list[str]:
+    """The image files below `folder`, by extension: sorted posix relative paths.
 
     Raises OSError if a folder cannot be listed.
     """
-    # is_file: a broken link cannot be opened, and opening a named pipe would wait for ever.
-    named = (path for path in walk_files(folder) if path.suffix[1:].lower() in IMAGE_TYPES)
-    images = filter(Path.is_file, named)
-    return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
+    endings = tuple(f".{kind}" for kind in IMAGE_TYPES)
+    named = (name for name in walk_files(folder) if name.lower().endswith(endings))
+    # isfile: a broken link cannot be opened, and opening a named pipe would wait for ever.
+    return sorted(name for name in named if os.path.isfile(f"{folder}/{name}"))
 
 
-def find_images_or_explain(folder: Path, flag: str) -> list[Path]:
+def find_images_or_explain(folder: Path, flag: str) -> list[str]:
     """`find_images`, with a UserError that names `flag` if there is nothing to train on."""
     try:
         if images := find_images(folder):
             return images
-        others = Counter(path.suffix or "without type" for path in walk_files(folder))
+        others = Counter(Path(name).suffix or "without type" for name in walk_files(folder))
         kinds = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
         found = f"no images there, {others.total()} other files ({kinds or 'it is empty'})"
     except FileNotFoundError:
@@ -195,10 +198,10 @@ def load_folder(
     Raises UserError: folder missing, a file, unlistable, without images, or none readable.
     """
     folder = Path(folder)
-    files = find_images_or_explain(folder, flag)[:dataset_size]
-    names = [path.relative_to(folder).as_posix() for path in files]
+    names = find_images_or_explain(folder, flag)[:dataset_size]
     # The mode is in the key because a file skipped for its permissions may be mended by chmod.
-    stats = [(stat.st_size, stat.st_mtime_ns, stat.st_mode) for stat in map(os.stat, files)]
+    files = (os.stat(f"{folder}/{name}") for name in names)
+    stats = [(stat.st_size, stat.st_mtime_ns, stat.st_mode) for stat in files]
     key = json.dumps([CACHE_FORMAT, image_size, crop, names, stats]).encode()
     stem = f"{folder.resolve().name[:40]}_{hashlib.sha256(key).hexdigest()[:16]}"
     array_path, index_path = Path(cache_dir, f"{stem}.u8"), Path(cache_dir, f"{stem}.json")

@@ -117,12 +117,13 @@ def translate_files(model: CycleGANModel, opt: Namespace) -> None:
     """Translate one picture or a folder of them, one to one, names kept."""
     source, output = Path(opt.input), Path(opt.output)
     if source.is_dir():
-        paths = find_images_or_explain(source, "--input")
+        names = find_images_or_explain(source, "--input")
     elif source.exists():
-        paths, source = [source], source.parent
+        names, source = [source.name], source.parent
     else:
         raise UserError(f"--input {source}: no such file or folder; name a picture or a folder")
-    targets = [output / output_name(path.relative_to(source)) for path in paths]
+    paths = [source / name for name in names]
+    targets = [output / output_name(Path(name)) for name in names]
     there = [target for target in targets if target.exists()]
     if there and not opt.overwrite:
         raise UserError(
