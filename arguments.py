@@ -27,8 +27,8 @@ DEMO_DEFAULTS = {
     "ngf": 16,
     "n_blocks": 4,
     "ndf": 16,
-    "niter": 3,
-    "niter_decay": 3,
+    "niter": 4,
+    "niter_decay": 4,
     "lr_G": 4e-4,
     "lambda_idt": 0.5,
     "ema": 0.99,
@@ -54,7 +54,7 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     resumed_options lays over a checkpoint's. Raises UserError.
     """
     parser = _train_parser()
-    given = _given(_train_parser(), argv)
+    given = given_options(_train_parser(), argv)
     if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
     return _check_training(parser.parse_args(argv)), given
@@ -91,7 +91,7 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
         raise UserError("--direction and --overwrite go with --input FILE_OR_FOLDER")
     opt.output = opt.output or "test_image"
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
-    return opt, _given(_test_parser(), argv)
+    return opt, given_options(_test_parser(), argv)
 
 
 def print_options(opt: Namespace) -> None:
@@ -159,15 +159,15 @@ class _OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
 
-def _parser(description: str) -> _OneLineParser:
+def make_parser(description: str) -> _OneLineParser:
     return _OneLineParser(description=description, formatter_class=_Help, allow_abbrev=False)
 
 
 def _train_parser() -> _OneLineParser:
-    parser = _parser("Train CycleGAN between anime faces (domain A) and persons (domain B).")
+    parser = make_parser("Train CycleGAN between anime faces (domain A) and persons (domain B).")
 
     data = parser.add_argument_group("data")
-    _add_shared(parser, data)
+    add_data_options(parser, data)
     data.add_argument("--dataset_size", type=whole(2), default=50000,
                       help="use the first N images of each domain, in sorted order")
     data.add_argument("--holdout", type=whole(1), default=128,
@@ -263,14 +263,14 @@ def _train_parser() -> _OneLineParser:
 
 
 def _test_parser() -> _OneLineParser:
-    parser = _parser("Translate anime faces to persons and back with a trained model.")
+    parser = make_parser("Translate anime faces to persons and back with a trained model.")
 
     model = parser.add_argument_group("model (none of these: the newest run)")
     model.add_argument("--ckpt", help="checkpoint file")
     model.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
 
     data = parser.add_argument_group("data (default: the run's own folders, held-out images only)")
-    _add_shared(parser, data)
+    add_data_options(parser, data)
     parser.set_defaults(domain_A_path=None, domain_B_path=None)
     data.add_argument("--dataset_size", type=whole(1), default=1280,
                       help="translate the first N images of each domain")
@@ -286,7 +286,7 @@ def _test_parser() -> _OneLineParser:
     return parser
 
 
-def _add_shared(parser: _OneLineParser, data: argparse._ArgumentGroup) -> None:
+def add_data_options(parser: _OneLineParser, data: argparse._ArgumentGroup) -> None:
     data.add_argument("--domain_A_path", default="data/anime", help="folder of anime faces")
     data.add_argument("--domain_B_path", default="data/person", help="folder of person faces")
     data.add_argument("--demo", action="store_true",
@@ -300,7 +300,7 @@ def _add_shared(parser: _OneLineParser, data: argparse._ArgumentGroup) -> None:
                         "GPU if there is one, else the CPU")
 
 
-def _given(parser: _OneLineParser, argv: Sequence[str] | None) -> dict:
+def given_options(parser: _OneLineParser, argv: Sequence[str] | None = None) -> dict:
     """The options that stand on the command line, without any default."""
     for action in parser._actions:
         action.default = argparse.SUPPRESS
