@@ -8,10 +8,8 @@ CycleGANModel.state_dict).
 
 from pathlib import Path
 
-import torch
-
 from errors import UserError
-from files import atomic_write
+from files import read_tensors, write_tensors
 
 ROOT = Path("model_ckpt")
 FORMAT = 1
@@ -19,12 +17,7 @@ FORMAT = 1
 
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write a checkpoint; the old file stays until the new one is complete. Raises UserError."""
-    with atomic_write(path) as file:
-        try:
-            torch.save({"format": FORMAT, **state}, file)
-        except RuntimeError as error:
-            # When the disk is full, torch fails once more while closing its archive.
-            raise error.__context__ or error from None
+    write_tensors(path, {"format": FORMAT, **state})
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -34,15 +27,7 @@ def load_checkpoint(path: Path) -> dict:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file; {_runs_found()}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and pickle each have kinds of their own
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            why = "it holds Python objects beside tensors and plain values, which could run code"
-        else:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            why = f"it is damaged or incomplete ({reason})"
-        raise UserError(f"{path}: not loaded, {why}; use another checkpoint") from error
+    state = read_tensors(path)
     if not isinstance(state, dict) or not {"format", "options", "model"} <= state.keys():
         raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")
     if state["format"] != FORMAT:

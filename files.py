@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
+
 from errors import UserError
 
 
@@ -34,3 +36,31 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 "choose another folder. What was saved there before is untouched"
             ) from error
         raise
+
+
+def write_tensors(path: Path, state: dict) -> None:
+    """Write tensors and plain values, whole or not at all. Raises UserError."""
+    with atomic_write(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # When the disk is full, torch fails once more while closing its archive.
+            raise error.__context__ or error from None
+
+
+def read_tensors(path: Path) -> object:
+    """Read a file of tensors and plain values onto the CPU, without executing what it may carry.
+
+    Raises UserError if the file is missing, damaged, or carries pickled code.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile and pickle each have kinds of their own
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            why = "it holds Python objects beside tensors and plain values, which could run code"
+        else:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            why = f"it is damaged or incomplete ({reason})"
+        raise UserError(f"{path}: not loaded, {why}; use another file") from error

@@ -1,0 +1,124 @@
+"""Figures by group of persons (CelebA's attributes): do men become women, do glasses stay?
+
+A small classifier of the attribute is trained on the run's own training persons and judged on the
+test persons, before it judges what a model makes of them.
+"""
+
+import csv
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import metrics
+from batches import derived_generator
+from errors import UserError
+
+GROUPS = ("Male", "Eyeglasses", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+SMALLEST_GROUP = 20  # members below which a group's figures say nothing
+
+
+def read_attributes(path: Path) -> dict[str, dict[str, int]]:
+    """Rows of a CSV by file name (without folder and type), values 0 or 1; -1 is read as 0.
+
+    Raises UserError if it is missing or is no such table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        groups = [group for group in GROUPS if group in rows[0]]
+        if not groups:
+            raise ValueError(f"no column of {', '.join(GROUPS)}")
+        return {Path(row["file"]).stem: {g: int(int(row[g]) > 0) for g in groups} for row in rows}
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(
+            f"--attributes {path}: not a table with a header, a column 'file' and attributes as "
+            f"0 or 1 ({error})"
+        ) from error
+
+
+def labels_of(
+    names: list[str], attributes: dict[str, dict[str, int]], group: str
+) -> tuple[Tensor, Tensor]:
+    """Which images the table knows, bool (N,), and their labels in a group, float (N,), else 0."""
+    rows = [attributes.get(Path(name).stem) for name in names]
+    known = torch.tensor([row is not None for row in rows])
+    return known, torch.tensor([float(row[group]) if row else 0.0 for row in rows])
+
+
+def train_classifier(images: Tensor, labels: Tensor, seed: int, steps: int = 400) -> nn.Module:
+    """A small convolutional classifier: images (N, 3, 64, 64) in [-1, 1] -> logits (N, 1).
+
+    Both classes are drawn equally often. It leaves torch's global generator as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for c_in, c in ((3, 16), (16, 32), (32, 64), (64, 64)):
+            layers += [nn.Conv2d(c_in, c, 3, stride=2, padding=1), nn.BatchNorm2d(c), nn.ReLU()]
+        net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 1))
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+    generator = derived_generator(seed, "classifier")
+    classes = [torch.nonzero(labels == value).flatten() for value in (0.0, 1.0)]
+    for _ in range(steps):
+        drawn = [c[torch.randint(len(c), (32,), generator=generator)] for c in classes]
+        rows = torch.cat(drawn)
+        x, y = images[rows], labels[rows]
+        x = torch.where(torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5, x.flip(3), x)
+        loss = F.binary_cross_entropy_with_logits(net(x).flatten(), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def judged(net: nn.Module, images: Tensor) -> Tensor:
+    """Whether the classifier sees the attribute, bool (N,)."""
+    return torch.cat([net(chunk).flatten() > 0 for chunk in images.split(200)])
+
+
+def by_group(
+    attributes: dict[str, dict[str, int]],
+    person: dict,
+    to_anime: Tensor,
+    back: Tensor,
+    from_anime: Tensor,
+    seed: int,
+) -> dict[str, dict]:
+    """Figures of each group of persons.
+
+    person: {"test", "names", "train", "train_names"}; to_anime and back: anime made of the test
+    persons, and these made persons again; from_anime: persons made of the test anime.
+    """
+    figures = {}
+    for group in next(iter(attributes.values())):
+        known, labels = labels_of(person["names"], attributes, group)
+        train_known, train_labels = labels_of(person["train_names"], attributes, group)
+        members = known & (labels == 1)
+        others = known & (labels == 0)
+        enough = [train_known & (train_labels == v) for v in (0.0, 1.0)]
+        sizes = [int(members.sum()), int(others.sum()), *(int(e.sum()) for e in enough)]
+        if min(sizes) < SMALLEST_GROUP:
+            figures[group] = {"N": sizes[0], "left_out": f"fewer than {SMALLEST_GROUP} to compare"}
+            continue
+        net = train_classifier(person["train"][train_known], train_labels[train_known], seed)
+        real, again = judged(net, person["test"]), judged(net, back)
+        figures[group] = {
+            "N": sizes[0],
+            "N_others": sizes[1],
+            # How far the classifier itself can be trusted: mean accuracy over both classes.
+            "classifier_accuracy": (
+                real[members].float().mean() + (~real[others]).float().mean()
+            ).item() / 2,
+            "majority_rate": max(sizes[:2]) / sum(sizes[:2]),
+            "kept_after_there_and_back": again[members].float().mean().item(),
+            "gained_after_there_and_back": again[others].float().mean().item(),
+            "share_of_persons_made_of_anime": judged(net, from_anime).float().mean().item(),
+            "share_of_real_persons": sizes[0] / sum(sizes[:2]),
+            "retrieval_colour": metrics.retrieval(
+                person["test"][members], to_anime[members], metrics.colour_layout
+            ),
+        }
+    return figures

@@ -1,0 +1,371 @@
+"""Measure a trained model: distance to real images, collapse, memorisation, resemblance.
+
+    python evaluate.py --demo                                    # the newest demo run, with truth
+    python evaluate.py --name sn_50000 --domain_A_path data/anime_test \\
+        --domain_B_path data/person_test --output results.json
+    python evaluate.py --floors_only --domain_A_path data/anime_test \\
+        --domain_B_path data/person_test
+    python evaluate.py --fakes out --direction BtoA --domain_A_path ... --domain_B_path ...
+
+Every figure comes with N, split and seed; `floor` is what two halves of the real images score
+against each other. Beside the JSON file it writes grids of the best, median and worst outputs
+(input, output, reconstruction) and of outputs over their nearest training images.
+"""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import metrics
+from arguments import add_data_options, given_options, make_parser, resolve_gpu_ids, run_name, whole
+from attributes import by_group, read_attributes
+from batches import derived_generator, split_holdout, to_float, to_uint8
+from checkpoint import find_checkpoint, load_checkpoint
+from cyclegan_model import CycleGANModel
+from dataset import check_domains, find_images, load_folder
+from demo_faces import load_pairs, make_demo
+from demo_truth import factor_agreement, pixel_error
+from errors import UserError, one_line_errors
+from files import atomic_write
+from grids import save_grid
+from test import load_model
+
+DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
+
+
+@one_line_errors
+def main() -> None:
+    opt, given = evaluate_options()
+    results: dict = {"seed": opt.seed}
+    model, images = None, {}
+    if opt.floors_only or opt.fakes:
+        for key, domain in (("domain_A_path", "anime"), ("domain_B_path", "person")):
+            if key not in given:
+                raise UserError(f"--{key}: needed with --floors_only and --fakes; name the folder")
+            images[domain] = load(opt, key, Path(given[key]), opt.dataset_size, opt.image_size)
+    else:
+        pattern = "demo*" if opt.demo else "*"
+        path = Path(opt.ckpt) if opt.ckpt else find_checkpoint(opt.name, pattern)
+        state = load_checkpoint(path)
+        model = load_model(path, state, opt)
+        results["checkpoint"] = {"file": str(path), "epoch": state["epoch"],
+                                 "steps": state["model"]["steps"]}  # fmt: skip
+        images = gather(opt, given, model.opt)
+        refuse_swapped(images)
+    for domain, found in images.items():
+        print(f"{domain}: {len(found['test'])} {found['split']}")
+        results[domain] = {"N": len(found["test"]), "split": found["split"],
+                           "floor": floors(found["test"], opt.seed)}  # fmt: skip
+
+    output = Path(opt.output)
+    if not opt.floors_only:
+        attributes = read_attributes(Path(opt.attributes)) if opt.attributes else None
+        made = {}
+        directions = [opt.direction] if opt.fakes else list(DIRECTIONS)
+        for direction in directions:
+            source, target = (images[domain] for domain in DIRECTIONS[direction])
+            fakes, recs = made[direction] = translations(opt, model, direction, source)
+            figures = judge(fakes, recs, source, target, opt)
+            if opt.demo:
+                figures["truth"] = truth(fakes, DIRECTIONS[direction][1])
+            results[direction] = figures
+            if recs is not None:
+                save_cases(output.with_suffix(""), direction, source, target, fakes, recs)
+        if attributes and model and images["person"]["train"] is not None:
+            to_anime, back = made["BtoA"]
+            results["groups"] = by_group(attributes, images["person"], to_anime, back,
+                                         made["AtoB"][0], opt.seed)  # fmt: skip
+    with atomic_write(output) as file:
+        file.write(json.dumps(results, indent=2).encode())
+    print(table(results))
+    print(f"Figures: {output}")
+    if model:
+        print(f"Grids: {output.with_suffix('')}/")
+
+
+def evaluate_options() -> tuple[Namespace, dict]:
+    """Parse the options; returns them, and those really given. Raises UserError."""
+
+    def build():
+        parser = make_parser("Measure a trained model, or ready folders of outputs.")
+        model = parser.add_argument_group("model (none of these: the newest run)")
+        model.add_argument("--ckpt", help="checkpoint file")
+        model.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
+        data = parser.add_argument_group("data (default: the run's own held-out images)")
+        add_data_options(parser, data)
+        data.add_argument("--dataset_size", type=whole(8), default=1000,
+                          help="first N images of each domain")
+        data.add_argument("--image_size", type=whole(32), default=64,
+                          help="side of the images, where there is no model that says it")
+        data.add_argument("--fakes", help="folder of ready outputs, one for each input in order")
+        data.add_argument("--direction", choices=tuple(DIRECTIONS), help="direction of --fakes")
+        data.add_argument("--floors_only", action="store_true",
+                          help="only what halves of the real images score against each other")
+        data.add_argument("--attributes", help="CSV with a row per person image: file, Male, ...")
+        fid = parser.add_argument_group("FID and KID (pip install -r requirements-eval.txt)")
+        fid.add_argument("--inception_weights", help="local file, for machines without a network")
+        fid.add_argument("--features", help="own encoder in Inception's place (see encoder.py)")
+        run = parser.add_argument_group("run")
+        run.add_argument("--batch_size", type=whole(1), default=50, help="images at a time")
+        run.add_argument("--seed", type=whole(0), default=0, help="of patches and resampling")
+        run.add_argument("--output", default="results.json", help="JSON file; grids go beside it")
+        return parser
+
+    opt = build().parse_args()
+    if opt.ckpt and opt.name:
+        raise UserError(f"--ckpt {opt.ckpt} --name {opt.name}: give one of the two")
+    if opt.fakes and not opt.direction:
+        raise UserError(f"--fakes {opt.fakes}: needs --direction, AtoB or BtoA")
+    opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
+    return opt, given_options(build())
+
+
+# ------------------------------------------------------------------------------------- data
+
+
+def load(opt: Namespace, flag: str, folder: Path, count: int, size: int, crop="center") -> dict:
+    loaded = load_folder(folder, f"--{flag}", count, size, crop, Path(opt.cache_dir),
+                         opt.num_workers)  # fmt: skip
+    return {"test": floats(loaded.images), "names": loaded.paths, "split": f"images of {folder}",
+            "train": None}  # fmt: skip
+
+
+def floats(images: np.ndarray) -> Tensor:
+    return to_float(torch.from_numpy(np.array(images)))
+
+
+def gather(opt: Namespace, given: dict, trained: Namespace) -> dict[str, dict]:
+    """Test and training images of both domains, by domain."""
+    if opt.demo:
+        make_demo(Path("data/demo"))
+        given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
+    images = {}
+    for key, domain in (("domain_A_path", "anime"), ("domain_B_path", "person")):
+        own = Path(getattr(trained, key))
+        whole_set = None
+        if own.is_dir() and find_images(own):
+            whole_set = load(opt, key, own, trained.dataset_size, trained.image_size, trained.crop)
+            train, held = split_holdout(len(whole_set["test"]), trained.holdout)
+        if key in given:
+            folder = Path(given[key])
+            images[domain] = load(opt, key, folder, opt.dataset_size, trained.image_size,
+                                  trained.crop)  # fmt: skip
+        elif whole_set:
+            held = held[: opt.dataset_size]
+            images[domain] = {"test": whole_set["test"][held], "split": f"held out of {own}",
+                              "names": [whole_set["names"][i] for i in held],
+                              "train": None}  # fmt: skip
+        else:
+            raise UserError(f"--{key}: the run's own folder {own} is not here; name one")
+        if whole_set:
+            images[domain]["train"] = whole_set["test"][train]
+            images[domain]["train_names"] = [whole_set["names"][i] for i in train]
+    check_domains(*(Path(given.get(k, getattr(trained, k))) for k in ("domain_A_path",
+                                                                     "domain_B_path")))  # fmt: skip
+    return images
+
+
+def refuse_swapped(images: dict[str, dict]) -> None:
+    """Raise UserError if the test folders look like each other's training domains."""
+    if any(found["train"] is None for found in images.values()):
+        return
+
+    def look(x: Tensor) -> Tensor:
+        return torch.cat([metrics.colour_layout(x), metrics.gradient_layout(x)], 1).mean(0)
+
+    looks = {(d, part): look(images[d][part]) for d in images for part in ("test", "train")}
+
+    def distance(a: str, b: str) -> float:
+        return (looks[a, "test"] - looks[b, "train"]).norm().item()
+
+    straight = distance("anime", "anime") + distance("person", "person")
+    crossed = distance("anime", "person") + distance("person", "anime")
+    if crossed < straight:
+        raise UserError(
+            "--domain_A_path and --domain_B_path: seem to be swapped, since each folder looks more "
+            f"like the other training domain (distance {crossed:.2f} against {straight:.2f}); "
+            "A is anime, B is person"
+        )
+
+
+def translations(
+    opt: Namespace, model: CycleGANModel | None, direction: str, source: dict
+) -> tuple[Tensor, Tensor | None]:
+    """Outputs of a model with their reconstructions, or ready ones without."""
+    if opt.fakes:
+        fakes = load(opt, "fakes", Path(opt.fakes), 10**9, opt.image_size)["test"]
+        if len(fakes) < len(source["test"]):
+            raise UserError(
+                f"--fakes {opt.fakes}: {len(fakes)} outputs for {len(source['test'])} inputs; "
+                f"give one for each, or --dataset_size {len(fakes)}"
+            )
+        return fakes[: len(source["test"])], None
+    return model.translate(source["test"], direction)
+
+
+# ---------------------------------------------------------------------------------- figures
+
+
+def floors(real: Tensor, seed: int) -> dict:
+    """What one random half of real images scores against the other."""
+    order = torch.randperm(len(real), generator=derived_generator(seed, "halves"))
+    half = len(real) // 2
+    a, b = real[order[:half]], real[order[half : 2 * half]]
+    return {
+        "N": half,
+        "swd": metrics.sliced_wasserstein(a, b, derived_generator(seed, "patches")),
+        "diversity": metrics.collapse_report(a, b),
+    }
+
+
+def judge(fakes: Tensor, recs: Tensor | None, source: dict, target: dict, opt: Namespace) -> dict:
+    """All figures of one direction."""
+    inputs, real = source["test"], target["test"]
+    if not torch.isfinite(fakes).all():
+        raise UserError("the model's outputs are not all finite; the checkpoint is broken")
+    n = min(len(fakes), len(real))
+    swd = metrics.sliced_wasserstein(fakes[:n], real[:n], derived_generator(opt.seed, "patches"))
+    figures = {
+        "N": len(fakes),
+        "N_swd": n,
+        "swd": swd,
+        "diversity": metrics.collapse_report(fakes, real),
+        "retrieval_colour": metrics.retrieval(inputs, fakes, metrics.colour_layout),
+        "retrieval_gradient": metrics.retrieval(inputs, fakes, metrics.gradient_layout),
+        "region_correlation": metrics.region_correlation(inputs, fakes),
+    }
+    if recs is not None:
+        errors = (recs - inputs).abs().flatten(1).mean(1) / 2  # of a pixel's range
+        mean, error = metrics.bootstrap(errors, derived_generator(opt.seed, "bootstrap"))
+        figures["cycle_l1"] = {"mean": mean, "standard_error": error}
+        figures["diversity_of_reconstructions"] = metrics.collapse_report(recs, inputs)
+    if target["train"] is not None:
+        figures["memorisation"] = metrics.memorisation(fakes, target["train"], real)
+    figures["fid_kid"] = fid_kid(fakes, real, opt)
+    return figures
+
+
+def fid_kid(fakes: Tensor, real: Tensor, opt: Namespace) -> dict | None:
+    """FID and KID, or None and one line that says why not, unless they were asked for."""
+    from fidelity import fid_kid as measure
+
+    asked = opt.inception_weights or opt.features
+    try:
+        return measure(
+            to_uint8(fakes).numpy(), to_uint8(real).numpy(), opt.seed,
+            opt.inception_weights and Path(opt.inception_weights),
+            opt.features and Path(opt.features),
+        )  # fmt: skip
+    except UserError as error:
+        if asked:
+            raise
+        print(f"FID and KID left out: {error}")
+        return None
+
+
+def truth(fakes: Tensor, style: str) -> dict:
+    """Agreement of outputs with the true drawings of the demo's held-out pairs."""
+    pairs = load_pairs(Path("data/demo"))[: len(fakes)]
+    pixels = to_uint8(fakes).numpy()
+    return {"factors": factor_agreement(pixels, pairs, style),
+            "pixels": pixel_error(pixels, pairs, style)}  # fmt: skip
+
+
+# --------------------------------------------------------------------------------- showing it
+
+
+def save_cases(
+    folder: Path, direction: str, source: dict, target: dict, fakes: Tensor, recs: Tensor
+) -> None:
+    """Grids: best, median and worst by reconstruction; outputs over their nearest training images.
+
+    The first holds three bands of ten columns, each input over output over reconstruction.
+    """
+    order = (recs - source["test"]).abs().flatten(1).mean(1).argsort()
+    n = min(10, len(order) // 3)
+    middle = len(order) // 2 - n // 2
+    bands = [order[:n], order[middle : middle + n], order[-n:]]
+    rows = [x[band] for band in bands for x in (source["test"], fakes, recs)]
+    save_grid(folder / f"{direction}_best_median_worst.png", torch.cat(rows), n)
+    if target["train"] is not None:
+        shown = fakes[order[middle : middle + n]]
+        _, nearest = metrics.nearest(shown, target["train"])
+        grid = torch.cat([shown, target["train"][nearest]])
+        save_grid(folder / f"{direction}_nearest_training_images.png", grid, n)
+
+
+def table(results: dict) -> str:
+    """The figures that matter most, as a markdown table."""
+    if not any(direction in results for direction in DIRECTIONS):
+        directions = []
+    else:
+        directions = [d for d in DIRECTIONS if d in results]
+    lines = []
+    for domain in ("anime", "person"):
+        swd = list(results[domain]["floor"]["swd"].values())
+        lines.append(f"real {domain}: N {results[domain]['N']}, floor of SWD (halves of "
+                     f"{results[domain]['floor']['N']}) {sum(swd) / len(swd):.2f}")  # fmt: skip
+    rows = []
+
+    def row(name: str, cell) -> None:
+        cells = []
+        for direction in directions:
+            try:
+                cells.append(cell(results[direction]))
+            except (KeyError, TypeError):
+                cells.append("-")
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+
+    row("N", lambda r: f"{r['N']}")
+    row("SWD x1000, mean over levels",
+        lambda r: f"{sum(r['swd'].values()) / len(r['swd']):.2f}")
+    row("FID", lambda r: f"{r['fid_kid']['fid']:.2f}")
+    row("KID x1000", lambda r: f"{1000 * r['fid_kid']['kid']:.2f}")
+    row("spread over real", lambda r: f"{r['diversity']['spread']:.2f}")
+    row("near duplicates (real: 1 %)", lambda r: f"{r['diversity']['near_duplicates']:.1%}")
+    row("collapsed", lambda r: "yes" if r["diversity"]["collapsed"] else "no")
+    for layout in ("colour", "gradient"):
+        key = f"retrieval_{layout}"
+        row(f"own input found by {layout} layout, top-1 / top-5 (chance)",
+            lambda r, key=key: f"{r[key]['top1']:.1%} / {r[key]['top5']:.1%} "
+            f"({r[key]['chance1']:.1%} / {r[key]['chance5']:.1%})")
+    row("hair, background colour correlation",
+        lambda r: f"{r['region_correlation']['hair']:.2f}, "
+        f"{r['region_correlation']['background']:.2f}")
+    row("cycle error (of a pixel's range)",
+        lambda r: f"{r['cycle_l1']['mean']:.3f} ± {r['cycle_l1']['standard_error']:.3f}")
+    row("distance to training images over that of held-out ones",
+        lambda r: f"{r['memorisation']['ratio']:.2f}")
+    names = next((list(r["truth"]["factors"]) for d in directions
+                  if "truth" in (r := results[d])), [])
+    for name in names:
+        row(f"true {name} (shuffled; oracle)",
+            lambda r, name=name: "{agreement:.1%} ({shuffled:.1%}; {oracle:.1%})".format(
+                **r["truth"]["factors"][name]))
+    if names:
+        row("pixel error to the true pair (shuffled)",
+            lambda r: "{error:.3f} ({shuffled:.3f})".format(**r["truth"]["pixels"]))
+    if directions:
+        titles = {"BtoA": "person to anime", "AtoB": "anime to person"}
+        lines += ["", "| | " + " | ".join(titles[d] for d in directions) + " |",
+                  "| --- |" + " --- |" * len(directions), *rows]
+    for group, f in results.get("groups", {}).items():
+        if "left_out" in f:
+            lines.append(f"{group}: {f['left_out']}")
+        else:
+            lines.append(
+                f"{group}: N {f['N']}, classifier {f['classifier_accuracy']:.0%} right; there and "
+                f"back {f['kept_after_there_and_back']:.0%} keep it, "
+                f"{f['gained_after_there_and_back']:.0%} of the others gain it; persons made of "
+                f"anime {f['share_of_persons_made_of_anime']:.0%} (real "
+                f"{f['share_of_real_persons']:.0%})"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

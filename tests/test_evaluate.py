@@ -1,0 +1,133 @@
+"""evaluate.py, run for real on tiny data, and attributes.py on made-up groups."""
+
+import csv
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from attributes import by_group, read_attributes
+from errors import UserError
+
+HERE = ("--gpu_ids", "-1")
+FOLDERS = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
+
+
+@pytest.fixture
+def run(workplace, train):
+    """A finished tiny run, whose anime are bright and whose persons are dark."""
+    for folder, shift in (("anime", 60), ("person", -60)):
+        for file in os.listdir(f"data/{folder}"):
+            pixels = np.array(Image.open(f"data/{folder}/{file}")).astype(int) // 2 + 64 + shift
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(f"data/{folder}/{file}")
+    assert train("--name", "run").code == 0
+    return workplace
+
+
+def figures(path="results.json"):
+    with open(path) as file:
+        return json.load(file)
+
+
+def test_a_checkpoint_gets_every_figure_in_both_directions(run, script):
+    done = script("evaluate.py", *HERE, "--name", "run", *FOLDERS)
+    assert done.code == 0, done.err
+    results = figures()
+    assert results["checkpoint"]["epoch"] == 3
+    for direction in ("AtoB", "BtoA"):
+        assert results[direction]["N"] == 12
+        assert {"swd", "diversity", "retrieval_colour", "retrieval_gradient", "cycle_l1",
+                "region_correlation", "memorisation"} <= results[direction].keys()  # fmt: skip
+    assert results["anime"]["floor"]["N"] == 6
+    assert "| own input found by colour layout" in done.out
+    grids = sorted(os.listdir("results"))
+    assert grids == [f"{d}_{kind}.png" for d in ("AtoB", "BtoA")
+                     for kind in ("best_median_worst", "nearest_training_images")]  # fmt: skip
+
+
+def test_the_same_command_gives_the_same_figures(run, script):
+    for name in ("one.json", "two.json"):
+        assert script("evaluate.py", *HERE, *FOLDERS, "--output", name).code == 0
+    assert figures("one.json") == figures("two.json")
+
+
+def test_floors_need_no_model_and_are_small(workplace, script):
+    done = script("evaluate.py", *HERE, *FOLDERS, "--floors_only")
+    assert done.code == 0 and "floor of SWD" in done.out
+    assert figures().keys() == {"seed", "anime", "person"}
+
+
+def test_of_ready_outputs_copies_are_found_as_their_inputs(workplace, script):
+    done = script("evaluate.py", *HERE, *FOLDERS, "--fakes", "data/person", "--direction", "BtoA")
+    assert done.code == 0, done.err
+    assert figures()["BtoA"]["retrieval_colour"]["top1"] == 1
+    assert figures()["BtoA"]["region_correlation"]["hair"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        (["--domain_A_path", "data/person", "--domain_B_path", "data/anime"], ["swapped"]),
+        (["--domain_A_path", "few", "--domain_B_path", "data/person"], ["2"]),
+        (["--domain_A_path", "nowhere"], ["--domain_A_path nowhere"]),
+        (["--name", "none"], ["--name none"]),
+        (["--fakes", "few", "--direction", "BtoA", *FOLDERS], ["--fakes few: 1 outputs for 12"]),
+        (["--fakes", "few"], ["--direction"]),
+        (["--floors_only"], ["--domain_A_path"]),
+        ([*FOLDERS, "--attributes", "few/0.png"], ["--attributes few/0.png"]),
+    ],
+)
+def test_bad_input_ends_in_one_clear_line_and_exit_code_2(run, script, flags, words):
+    os.mkdir("few")
+    shutil.copy("data/anime/00.png", "few/0.png")
+    done = script("evaluate.py", *HERE, *flags)
+    assert done.code == 2, done.out
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in done.err
+    for word in words:
+        assert word in last
+
+
+def test_attributes_are_read_by_file_name_with_minus_one_as_no(tmp_path):
+    path = tmp_path / "list.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["file", "Male", "Other"], ["a.jpg", "1", "x"], ["b.jpg", "-1", "x"]])
+    assert read_attributes(path) == {"a": {"Male": 1}, "b": {"Male": 0}}
+    path.write_text("file,Other\na,1\n")
+    with pytest.raises(UserError, match="--attributes .*no column of Male"):
+        read_attributes(path)
+
+
+def test_groups_tell_who_loses_an_attribute_there_and_back():
+    generator = torch.Generator().manual_seed(0)
+
+    def people(labels):  # the attribute is a bright left half
+        images = torch.rand(len(labels), 3, 64, 64, generator=generator) - 0.5
+        images[..., :32] += 0.5 * labels[:, None, None, None]
+        return images
+
+    labels = (torch.arange(80) % 2).float()
+    names = [f"p{i}.png" for i in range(80)]
+    table = {f"p{i}": {"Male": int(label)} for i, label in enumerate(labels)}
+    person = {"test": people(labels), "names": names, "train": people(labels), "train_names": names}
+    nobody = people(torch.zeros(80))
+    lost = by_group(table, person, person["test"], nobody, nobody, seed=0)["Male"]
+    assert lost["classifier_accuracy"] > 0.95 and lost["majority_rate"] == 0.5
+    assert lost["kept_after_there_and_back"] < 0.1 and lost["share_of_persons_made_of_anime"] < 0.1
+    kept = by_group(table, person, person["test"], person["test"], nobody, seed=0)["Male"]
+    assert kept["kept_after_there_and_back"] > 0.9 and kept["gained_after_there_and_back"] < 0.1
+    assert kept["retrieval_colour"]["top1"] == 1
+
+
+def test_every_option_of_evaluate_is_read_somewhere():
+    text = (ROOT / "evaluate.py").read_text() + (ROOT / "test.py").read_text()
+    for line in text.splitlines():
+        if "add_argument(" in line:
+            option = line.split('"')[1].lstrip("-")
+            assert f"opt.{option}" in text, option
