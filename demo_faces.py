@@ -69,7 +69,7 @@ def make_demo(
             return
         finished.unlink(missing_ok=True)
         _remove_old([place for place, *_ in parts])
-        with tqdm(total=2 * (count + test_count), desc="drawing demo faces", unit="face") as bar:
+        with tqdm(total=2 * (count + test_count), desc="drawing demo faces", disable=None) as bar:
             for place, style, total, stream in parts:
                 generator = torch.Generator().manual_seed(3 * seed + stream)
                 factors = [sample_factors(generator) for _ in range(total)]

@@ -94,7 +94,7 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict) -> None
     outputs = {}
     for real, shows, direction in (("anime", "person", "AtoB"), ("person", "anime", "BtoA")):
         fakes = []
-        for start in tqdm(range(0, len(images[real]), opt.batch_size), desc=direction):
+        for start in tqdm(range(0, len(images[real]), opt.batch_size), desc=direction, disable=None):
             chunk = torch.from_numpy(np.array(images[real][start : start + opt.batch_size]))
             chunk = to_float(chunk)
             fake, _ = model.translate(chunk, direction)
