@@ -94,9 +94,10 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict) -> None
     outputs = {}
     for real, shows, direction in (("anime", "person", "AtoB"), ("person", "anime", "BtoA")):
         fakes = []
-        for start in tqdm(range(0, len(images[real]), opt.batch_size), desc=direction, disable=None):
-            chunk = torch.from_numpy(np.array(images[real][start : start + opt.batch_size]))
-            chunk = to_float(chunk)
+        starts = range(0, len(images[real]), opt.batch_size)
+        for start in tqdm(starts, desc=direction, disable=None):
+            chunk = np.array(images[real][start : start + opt.batch_size])
+            chunk = to_float(torch.from_numpy(chunk))
             fake, _ = model.translate(chunk, direction)
             number = start // opt.batch_size
             save_grid(output / f"{number}__{real}_real.png", chunk, GRID_COLUMNS)
