@@ -65,15 +65,17 @@ def resumed_options(saved: dict, given: dict) -> Namespace:
 
     Raises UserError where one of them would change the architecture.
     """
+    defaults = vars(_train_parser().parse_args([]))
+    # A checkpoint of an older version may lack options, one of a newer may have more.
+    saved = {key: saved.get(key, default) for key, default in defaults.items()}
     for key in ARCHITECTURE:
         if key in given and given[key] != saved[key]:
             raise UserError(
                 f"--{key} {given[key]}: the run to resume was trained with {saved[key]}, and its "
                 "architecture cannot change; leave the option out, or start a new run"
             )
-    defaults = vars(_train_parser().parse_args([]))
-    machine = {"gpu_ids": None, "num_workers": defaults["num_workers"], "dry_run": False}
-    return _check_training(Namespace(**{**defaults, **saved, **machine, **given}))
+    machine = {key: defaults[key] for key in ("gpu_ids", "num_workers", "dry_run")}
+    return _check_training(Namespace(**{**saved, **machine, **given}))
 
 
 def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:

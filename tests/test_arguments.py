@@ -116,6 +116,13 @@ def test_resume_takes_saved_options_under_given_ones():
     assert (opt.ngf, opt.niter, opt.seed) == (8, 5, 7)
 
 
+def test_checkpoints_of_other_versions_may_lack_options_or_have_more():
+    saved = vars(train_options("--ngf 8".split())[0])
+    del saved["amp"]
+    opt = resumed_options({**saved, "of_the_future": 1}, {})
+    assert opt.ngf == 8 and opt.amp in ("bf16", "off") and not hasattr(opt, "of_the_future")
+
+
 @pytest.mark.parametrize(
     "flag,value",
     [("ngf", 16), ("generator", "unet"), ("attention", False), ("ema", 0.0), ("ndf", 8)],
