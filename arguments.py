@@ -57,7 +57,9 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     given = given_options(_train_parser(), argv)
     if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
-    return _check_training(parser.parse_args(argv)), given
+    opt = parser.parse_args(argv)
+    # What is given to a run that is resumed is checked together with what it was started with.
+    return (opt if opt.resume else _check_training(opt)), given
 
 
 def resumed_options(saved: dict, given: dict) -> Namespace:
@@ -69,12 +71,20 @@ def resumed_options(saved: dict, given: dict) -> Namespace:
     # A checkpoint of an older version may lack options, one of a newer may have more.
     saved = {key: saved.get(key, default) for key, default in defaults.items()}
     for key in ARCHITECTURE:
+        if key == "ema" and key in given and bool(given[key]) == bool(saved[key]):
+            continue  # another decay is no other architecture
         if key in given and given[key] != saved[key]:
             raise UserError(
-                f"--{key} {given[key]}: the run to resume was trained with {saved[key]}, and its "
-                "architecture cannot change; leave the option out, or start a new run"
+                f"--{key}: {given[key]} was asked for, but the run to resume was trained with "
+                f"{saved[key]}, and its architecture cannot change; leave the option out, or start "
+                "a new run"
             )
-    machine = {key: defaults[key] for key in ("gpu_ids", "num_workers", "dry_run")}
+    machine = {"num_workers": defaults["num_workers"], "dry_run": False, "gpu_ids": None}
+    gpu_ids = saved["gpu_ids"]
+    if gpu_ids is not None and max(gpu_ids, default=-1) < torch.cuda.device_count():
+        machine["gpu_ids"] = ",".join(map(str, gpu_ids)) or "-1"  # as before, where they are here
+    if saved["amp"] == "bf16":  # perhaps what auto found on another machine
+        machine["amp"] = "auto"
     return _check_training(Namespace(**{**saved, **machine, **given}))
 
 

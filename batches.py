@@ -36,6 +36,13 @@ def split_holdout(count: int, holdout: int) -> tuple[np.ndarray, np.ndarray]:
     return np.setdiff1d(np.arange(count, dtype=np.int64), held_out), held_out
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device, without making the host wait for the device's queue."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def to_float(images: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [-1, 1], contiguous; 0 is -1 and 255 is 1."""
     return images.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
@@ -140,7 +147,7 @@ class UnpairedBatches:
         for domain, array in self.images.items():
             rows, flips = (x.chunk(self.world_size)[self.rank] for x in self.draw(domain, step))
             if self.on_device:
-                images = array[rows.to(self.device, non_blocking=True)]
+                images = array[upload(rows, self.device)]
             else:
                 images = torch.from_numpy(np.asarray(array[rows.numpy()]))
                 images = images.pin_memory() if self.prefetcher else images
@@ -150,7 +157,7 @@ class UnpairedBatches:
     def finish(self, images: Tensor, flips: Tensor) -> Tensor:
         """Mirror and scale on the device: uint8 (b, H, W, 3) -> float32 (b, 3, H, W)."""
         images = images.to(self.device, non_blocking=True)
-        flips = flips.to(self.device, non_blocking=True)[:, None, None, None]
+        flips = upload(flips, self.device)[:, None, None, None]
         return to_float(torch.where(flips, images.flip(2), images))
 
     def draw(self, domain: str, step: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from files import read_tensors, write_tensors
 
 ROOT = Path("model_ckpt")
 FORMAT = 1
+KEYS = {"format", "options", "epoch", "batch", "totals", "model"}
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
@@ -28,7 +29,7 @@ def load_checkpoint(path: Path) -> dict:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file; {_runs_found()}")
     state = read_tensors(path)
-    if not isinstance(state, dict) or not {"format", "options", "model"} <= state.keys():
+    if not isinstance(state, dict) or not KEYS <= state.keys():
         raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")
     if state["format"] != FORMAT:
         raise UserError(f"{path}: format {state['format']}, but this version reads {FORMAT}")

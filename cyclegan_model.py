@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import distributed
+from batches import upload
 from losses import (
     PENALTY_MODES,
     cycle_loss,
@@ -80,14 +81,15 @@ class CycleGANModel:
         self.optimizer_G = torch.optim.Adam(parameters_G, lr=opt.lr_G, **adam)
         self.optimizer_D = torch.optim.Adam(parameters_D, lr=opt.lr_D, **adam)
         self.steps = 0
+        distributed.copy_from_rank_zero(self.nets.values())
         self._losses: list[tuple[int, dict[str, Tensor]]] = []  # not yet fetched from the device
 
     def _add(self, name: str, net: nn.Module) -> nn.Module:
         self.nets[name] = net.to(self.device, memory_format=self.memory_format)
-        if self.opt.compile:
+        if self.opt.compile and name.startswith("netG"):  # a penalty differentiates D twice
             net.compile()
         if len(self.opt.gpu_ids) > 1:
-            return nn.DataParallel(net, self.opt.gpu_ids)
+            return nn.DataParallel(InBf16(net), self.opt.gpu_ids)
         return net
 
     # ---------------------------------------------------------------------------- the step
@@ -219,7 +221,9 @@ class CycleGANModel:
         self.optimizer_D.param_groups[0]["lr"] = self.opt.lr_D * factor
 
     @torch.no_grad()
-    def translate(self, images: Tensor, direction: str) -> tuple[Tensor, Tensor]:
+    def translate(
+        self, images: Tensor, direction: str, and_back: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
         """Translate images, and back again, as a user will see them: eval mode, averaged weights.
 
         images: (N, 3, H, W) on any device; direction "AtoB" or "BtoA".
@@ -235,9 +239,10 @@ class CycleGANModel:
         for batch in images.split(self.opt.batch_size):
             fake = there(batch.to(self.device))
             fakes.append(fake.cpu())
-            recs.append(back(fake).cpu())
+            if and_back:
+                recs.append(back(fake).cpu())
         there.train(modes[0]), back.train(modes[1])
-        return torch.cat(fakes), torch.cat(recs)
+        return torch.cat(fakes), torch.cat(recs) if and_back else None
 
     def attention_gammas(self) -> dict[str, float]:
         """The weight that each self-attention layer has learned, by net and layer."""
@@ -281,16 +286,33 @@ class CycleGANModel:
         self.load_nets(state["nets"])
         self.optimizer_G.load_state_dict(state["optimizer_G"])
         self.optimizer_D.load_state_dict(state["optimizer_D"])
-        self.pool_A.images = state["pool_A"].to(self.device)
-        self.pool_B.images = state["pool_B"].to(self.device)
+        for optimizer in (self.optimizer_G, self.optimizer_D):
+            optimizer.param_groups[0]["betas"] = (self.opt.beta1, self.opt.beta2)
+        self.pool_A.images = state["pool_A"][: self.opt.pool_size].to(self.device)
+        self.pool_B.images = state["pool_B"][: self.opt.pool_size].to(self.device)
+        self.steps = state["steps"]
         if distributed.rank() == 0:
             self.generator.set_state(state["generator"])
-        self.steps = state["steps"]
+        else:
+            self.generator.manual_seed(self.opt.seed + 1_000_003 * distributed.rank() + self.steps)
 
     def load_nets(self, states: dict[str, dict]) -> None:
         """Load the weights of the nets that this model has."""
         for name, net in self.nets.items():
             net.load_state_dict(states[name])
+
+
+class InBf16(nn.Module):
+    """A net for DataParallel, whose threads keep autocast but fall back to its default, float16."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=torch.is_autocast_enabled(device)):
+            return self.net(x)
 
 
 class ImagePool:
@@ -322,8 +344,8 @@ class ImagePool:
             elif torch.rand((), generator=self.generator) < 0.5:
                 place = int(torch.randint(self.size, (), generator=self.generator))
                 pool[place], chosen[-1] = new, pool[place]
-        self.images = both[torch.tensor(pool, device=batch.device)]
-        return both[torch.tensor(chosen, device=batch.device)]
+        self.images = both[upload(torch.tensor(pool), batch.device)]
+        return both[upload(torch.tensor(chosen), batch.device)]
 
 
 def lr_factor(epoch: int, niter: int, niter_decay: int) -> float:

@@ -11,14 +11,16 @@ calls its nets several times per backward pass, freezes D while G trains, and di
 under a penalty, all of which that wrapper restricts.
 """
 
+import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from errors import UserError
 
@@ -28,7 +30,7 @@ def start(gpu_ids: list[int], batch_size: int) -> list[int]:
 
     Ranks but 0 become silent. Raises UserError where the batch or the GPUs cannot be shared out.
     """
-    if "RANK" not in os.environ:
+    if "LOCAL_WORLD_SIZE" not in os.environ:  # set by torchrun
         return gpu_ids
     size, local_size = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if batch_size % size:
@@ -42,7 +44,8 @@ def start(gpu_ids: list[int], batch_size: int) -> list[int]:
             "start one process for each, or give --gpu_ids -1"
         )
     if gpu_ids:
-        gpu_ids = [int(os.environ["LOCAL_RANK"])]
+        local_rank = int(os.environ["LOCAL_RANK"])
+        gpu_ids = [gpu_ids[local_rank] if len(gpu_ids) == local_size else local_rank]
         torch.cuda.set_device(gpu_ids[0])
     dist.init_process_group("nccl" if gpu_ids else "gloo", timeout=timedelta(hours=1))
     if rank():
@@ -73,6 +76,14 @@ def first_on_each_host() -> Iterator[None]:
     yield
     if dist.is_initialized() and first:
         dist.barrier()
+
+
+def copy_from_rank_zero(nets: Iterable[nn.Module]) -> None:
+    """Give all processes rank 0's weights and buffers, to the bit."""
+    if world_size() > 1:
+        for net in nets:
+            for tensor in itertools.chain(net.parameters(), net.buffers()):
+                dist.broadcast(tensor.data, 0)
 
 
 def average_gradients(optimizer: torch.optim.Optimizer) -> None:

@@ -34,6 +34,7 @@ from files import atomic_write
 from grids import save_grid
 from test import load_model
 
+MOST_TRAINING_IMAGES = 15000  # per domain, evenly spaced: bounds memory and time
 DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
 
 
@@ -146,24 +147,26 @@ def gather(opt: Namespace, given: dict, trained: Namespace) -> dict[str, dict]:
     images = {}
     for key, domain in (("domain_A_path", "anime"), ("domain_B_path", "person")):
         own = Path(getattr(trained, key))
-        whole_set = None
+        own_set = None
         if own.is_dir() and find_images(own):
-            whole_set = load(opt, key, own, trained.dataset_size, trained.image_size, trained.crop)
-            train, held = split_holdout(len(whole_set["test"]), trained.holdout)
+            own_set = load_folder(own, f"--{key}", trained.dataset_size, trained.image_size,
+                                  trained.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
+            train, held = split_holdout(len(own_set.images), trained.holdout)
+            train = train[:: -(-len(train) // MOST_TRAINING_IMAGES)]
         if key in given:
             folder = Path(given[key])
             images[domain] = load(opt, key, folder, opt.dataset_size, trained.image_size,
                                   trained.crop)  # fmt: skip
-        elif whole_set:
+        elif own_set:
             held = held[: opt.dataset_size]
-            images[domain] = {"test": whole_set["test"][held], "split": f"held out of {own}",
-                              "names": [whole_set["names"][i] for i in held],
+            images[domain] = {"test": floats(own_set.images[held]), "split": f"held out of {own}",
+                              "names": [own_set.paths[i] for i in held],
                               "train": None}  # fmt: skip
         else:
             raise UserError(f"--{key}: the run's own folder {own} is not here; name one")
-        if whole_set:
-            images[domain]["train"] = whole_set["test"][train]
-            images[domain]["train_names"] = [whole_set["names"][i] for i in train]
+        if own_set:
+            images[domain]["train"] = floats(own_set.images[train])
+            images[domain]["train_names"] = [own_set.paths[i] for i in train]
     check_domains(*(Path(given.get(k, getattr(trained, k))) for k in ("domain_A_path",
                                                                      "domain_B_path")))  # fmt: skip
     return images
@@ -245,6 +248,7 @@ def judge(fakes: Tensor, recs: Tensor | None, source: dict, target: dict, opt: N
         figures["diversity_of_reconstructions"] = metrics.collapse_report(recs, inputs)
     if target["train"] is not None:
         figures["memorisation"] = metrics.memorisation(fakes, target["train"], real)
+        figures["memorisation"]["N_training"] = len(target["train"])
     figures["fid_kid"] = fid_kid(fakes, real, opt)
     return figures
 

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from batches import upload
+
 GAN_MODES = ("sn", "sn+gp", "wgan", "wgangp", "lsgan", "vanilla")
 PENALTY_MODES = ("sn+gp", "wgangp")
 WASSERSTEIN_MODES = ("wgan", "wgangp", "sn+gp")
@@ -62,7 +64,8 @@ def gradient_penalty(
 
     Source: Gulrajani et al. 2017 (WGAN-GP), section 4 and algorithm 1.
     """
-    alpha = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
+    alpha = torch.rand(len(real), 1, 1, 1, generator=generator)
+    alpha = upload(alpha, real.device)
     x = (alpha * real + (1 - alpha) * fake).detach().requires_grad_(True)
     score = netD(x).flatten(1).mean(dim=1)  # (B,)
     (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)

@@ -12,6 +12,7 @@ earlier call are replaced.
 
 import sys
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict) -> None
         for start in tqdm(starts, desc=direction, disable=None):
             chunk = np.array(images[real][start : start + opt.batch_size])
             chunk = to_float(torch.from_numpy(chunk))
-            fake, _ = model.translate(chunk, direction)
+            fake, _ = model.translate(chunk, direction, and_back=False)
             number = start // opt.batch_size
             save_grid(output / f"{number}__{real}_real.png", chunk, GRID_COLUMNS)
             save_grid(output / f"{number}__{shows}_test.png", fake, GRID_COLUMNS)
@@ -125,6 +126,11 @@ def translate_files(model: CycleGANModel, opt: Namespace) -> None:
         raise UserError(f"--input {source}: no such file or folder; name a picture or a folder")
     paths = [source / name for name in names]
     targets = [output / output_name(Path(name)) for name in names]
+    twice = [target for target, count in Counter(targets).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"--input {source}: two pictures would be written to {twice[0]}; rename one of them"
+        )
     there = [target for target in targets if target.exists()]
     if there and not opt.overwrite:
         raise UserError(
@@ -144,7 +150,7 @@ def translate_files(model: CycleGANModel, opt: Namespace) -> None:
         if not chunk:
             continue
         images = to_float(torch.stack([torch.from_numpy(image) for image in chunk]))
-        fakes, _ = model.translate(images, opt.direction)
+        fakes, _ = model.translate(images, opt.direction, and_back=False)
         for target, pixels in zip(chunk_targets, to_uint8(fakes).numpy(), strict=True):
             with atomic_write(target) as file:
                 kind = SAVED_TYPES[target.suffix.lower()]

@@ -53,8 +53,7 @@ def main() -> None:
         return dry_run(opt)
     opt.gpu_ids = distributed.start(opt.gpu_ids, opt.batch_size)
     main_rank = distributed.rank() == 0
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")  # TF32 for what is left in float32 on a GPU
+    tune_backends()
 
     # Data: two uint8 arrays.
     with distributed.first_on_each_host():
@@ -66,7 +65,8 @@ def main() -> None:
 
     # The run's name and folders.
     if not opt.resume:
-        name = choose_name(opt, max(len(images_A), len(images_B)))
+        images = max(len(images_A), len(images_B))
+        name = choose_name(opt, images) if main_rank else ""
         opt.name = distributed.from_rank_zero(name)
     image_dir, ckpt_dir = Path("save_image") / opt.name, ROOT / opt.name
     print_options(opt)
@@ -75,7 +75,7 @@ def main() -> None:
           f"{len(holdout_A)} + {len(holdout_B)} held out for grids")  # fmt: skip
 
     # Model, and batches that depend on the seed and the step alone.
-    opt.compile = opt.compile and compiler_works()
+    opt.compile = opt.compile and compiler_works(opt)
     model = CycleGANModel(opt)
     for net, count in model.count_parameters().items():
         print(f"{net}: {count:,} parameters")
@@ -87,9 +87,16 @@ def main() -> None:
     if saved:
         try:
             model.load_state_dict(saved["model"])
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, ValueError) as error:
             raise UserError(f"{path}: does not fit its own options ({error})") from error
         epoch, batch = saved["epoch"], saved["batch"]
+        for key in ("batch_size", "dataset_size", "holdout", "seed"):
+            if batch and key in given and given[key] != saved["options"][key]:
+                raise UserError(
+                    f"--{key} {given[key]}: {opt.name} stopped in the middle of an epoch, whose "
+                    f"order hangs on it; resume with {saved['options'][key]}, and change it after "
+                    "the epoch's end"
+                )
         totals.update(saved["totals"])
         del saved
         print(f"Resuming {opt.name} in epoch {epoch + 1} after {batch} steps of it")
@@ -183,6 +190,12 @@ def main() -> None:
     print(f"Translate with it: python test.py --name {opt.name}{demo}")
 
 
+def tune_backends() -> None:
+    """Let cuDNN choose among its algorithms, and take TF32 for what stays in float32 on a GPU."""
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+
+
 def load_domains(opt: Namespace) -> tuple[np.ndarray, np.ndarray]:
     """The images of both domains, anime first: uint8 (N, H, W, 3) each. Raises UserError."""
     if opt.demo:
@@ -256,10 +269,11 @@ def sample(
     return spreads
 
 
-def compiler_works() -> bool:
+def compiler_works(opt: Namespace) -> bool:
     """Whether torch.compile does, tried on a trifle; says so in one line."""
     try:
-        torch.compile(lambda x: x + 1)(torch.zeros(8))
+        device = f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu"
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(f"--compile: torch.compile does not work here ({reason}); training goes on without")
@@ -322,7 +336,7 @@ def peak_memory_mb(device: torch.device) -> int | None:
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM let the step end, save and stop; a second one stops at once."""
+    """Ctrl-C and SIGTERM let the step end, save and stop; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -331,7 +345,8 @@ class StopSignal:
 
     def __call__(self, number: int, frame: object) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:  # SIGTERM may come twice, from a scheduler and from torchrun
+            signal.signal(number, signal.SIG_DFL)
 
     def leave(self, name: str, epoch: int, batch: int) -> None:
         number = self.received or signal.SIGTERM  # None: it was another process that got it

@@ -44,7 +44,7 @@ from batches import UnpairedBatches  # noqa: E402
 from cyclegan_model import CycleGANModel, ImagePool  # noqa: E402
 from dataset import load_folder  # noqa: E402
 from losses import discriminator_loss  # noqa: E402
-from train import peak_memory_mb  # noqa: E402
+from train import peak_memory_mb, tune_backends  # noqa: E402
 
 PARTS = ("step", "loader", "start", "sweep")
 
@@ -280,6 +280,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options, train_flags = parser.parse_known_args()
     train_flags += ["--compile"] if options.compile else []
+    tune_backends()  # for both forms, as the well-known code does
     opt, _ = train_options([*train_flags, "--batch_size", options.batch_size])
 
     device = torch.cuda.get_device_name(opt.gpu_ids[0]) if opt.gpu_ids else (

@@ -11,7 +11,13 @@ from checkpoint import find_checkpoint, free_name, load_checkpoint, save_checkpo
 from errors import UserError
 from files import atomic_write
 
-STATE = {"options": {"ngf": 4}, "epoch": 1, "model": {"w": torch.arange(1000.0)}}
+STATE = {
+    "options": {"ngf": 4},
+    "epoch": 1,
+    "batch": 0,
+    "totals": {},
+    "model": {"w": torch.arange(1000.0)},
+}
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from cyclegan_model import CycleGANModel, ImagePool, NonFiniteLoss, lr_factor
+from cyclegan_model import CycleGANModel, ImagePool, InBf16, NonFiniteLoss, lr_factor
 from errors import UserError
 from losses import GAN_MODES
 
@@ -260,11 +260,19 @@ def test_bf16_losses_are_those_of_float32_but_for_rounding(options):
 
 
 def test_compiled_generators_keep_their_names_and_numbers(options, monkeypatch):
-    def compile_eagerly(net):  # the real compiler takes a minute; tested is what is around it
-        net._compiled_call_impl = torch.compile(net._call_impl, backend="eager")
+    def compile_fast(net):  # the real compiler takes a minute; tested is what is around it
+        net._compiled_call_impl = torch.compile(net._call_impl, backend="aot_eager")
 
-    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
-    plain, compiled = trained(options()), trained(options(compile=True))
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_fast)
+    plain, compiled = (trained(options(gan_mode="sn+gp", compile=on)) for on in (False, True))
     for name, net in plain.nets.items():
         for key, value in net.state_dict().items():
             assert torch.allclose(value, compiled.nets[name].state_dict()[key], atol=1e-6), key
+
+
+def test_data_parallel_threads_that_fall_back_to_float16_still_compute_in_bf16():
+    net = InBf16(torch.nn.Conv2d(3, 4, 1))
+    x = torch.randn(1, 3, 4, 4)
+    with torch.autocast("cpu", torch.float16):
+        assert net(x).dtype == torch.bfloat16
+    assert net(x).dtype == torch.float32

@@ -191,7 +191,7 @@ def test_a_torn_last_line_of_the_log_is_dropped_on_resume(workplace, train, scri
 def test_resume_refuses_another_architecture_and_names_the_option(workplace, train, script):
     assert train("--name", "run").code == 0
     done = script("train.py", "--resume", "--ngf", 8)
-    assert done.code == 2 and "--ngf 8" in done.err and done.err.count("\n") == 1
+    assert done.code == 2 and "--ngf: 8" in done.err and done.err.count("\n") == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(workplace, train):
@@ -266,3 +266,20 @@ def test_without_a_working_compiler_training_goes_on_and_says_so(workplace, trai
     assert done.code == 0
     assert "--compile: torch.compile does not work here (no C++ compiler found)" in done.out
     assert load("run")["options"]["compile"] is False
+
+
+def test_what_an_epochs_order_hangs_on_cannot_change_in_its_middle(
+    workplace, train, script, stop_at
+):
+    disarm = stop_at(3)
+    train("--name", "run")
+    disarm()
+    done = script("train.py", "--resume", "--batch_size", 2)
+    assert done.code == 2 and "--batch_size 2: run stopped in the middle" in done.err
+
+
+def test_resume_takes_new_betas(workplace, train, script):
+    assert train("--name", "run").code == 0
+    assert script("train.py", "--resume", "--niter", 3, "--beta1", 0.5, "--gpu_ids", -1).code == 0
+    group = load("run")["model"]["optimizer_G"]["param_groups"][0]
+    assert tuple(group["betas"]) == (0.5, 0.9)

@@ -78,6 +78,15 @@ def test_a_folder_of_odd_pictures_gives_one_output_each_with_names_kept(run, scr
     assert script("test.py", *TEST, *flags, "--overwrite").code == 0
 
 
+def test_two_pictures_for_one_name_are_refused_and_none_is_lost(run, script):
+    Path("twins").mkdir()
+    Image.open("data/person/00.png").save("twins/a.gif")
+    Image.open("data/person/01.png").save("twins/a.gif.png")
+    flags = ("--input", "twins", "--direction", "BtoA", "--output", "out")
+    done = script("test.py", *TEST, *flags)
+    assert done.code == 2 and "a.gif.png" in done.err and not Path("out").exists()
+
+
 def test_one_file_in_one_file_out(run, script):
     flags = ("--input", "data/person/03.png", "--direction", "BtoA", "--output", "out")
     assert script("test.py", *TEST, *flags, "--ckpt", "model_ckpt/run/epoch_0003.pth").code == 0
