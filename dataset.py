@@ -180,6 +180,10 @@ class ImageArray:
     paths: list[str]
     skipped: int
 
+    def fingerprint(self) -> str:
+        """Tells whether a folder still holds the same files, and so the same held-out ones."""
+        return hashlib.sha256("\n".join(self.paths).encode(errors="replace")).hexdigest()[:16]
+
 
 def load_folder(
     folder: Path,

@@ -55,7 +55,7 @@ def main() -> None:
         model = load_model(path, state, opt)
         results["checkpoint"] = {"file": str(path), "epoch": state["epoch"],
                                  "steps": state["model"]["steps"]}  # fmt: skip
-        images = gather(opt, given, model.opt)
+        images = gather(opt, given, model.opt, state.get("data", {}))
         refuse_swapped(images)
     for domain, found in images.items():
         print(f"{domain}: {len(found['test'])} {found['split']}")
@@ -139,8 +139,11 @@ def floats(images: np.ndarray) -> Tensor:
     return to_float(torch.from_numpy(np.array(images)))
 
 
-def gather(opt: Namespace, given: dict, trained: Namespace) -> dict[str, dict]:
-    """Test and training images of both domains, by domain."""
+def gather(opt: Namespace, given: dict, trained: Namespace, data: dict) -> dict[str, dict]:
+    """Test and training images of both domains, by domain.
+
+    data: fingerprints of the folders as they were in training.
+    """
     if opt.demo:
         make_demo(Path("data/demo"))
         given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
@@ -152,6 +155,9 @@ def gather(opt: Namespace, given: dict, trained: Namespace) -> dict[str, dict]:
             own_set = load_folder(own, f"--{key}", trained.dataset_size, trained.image_size,
                                   trained.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
             train, held = split_holdout(len(own_set.images), trained.holdout)
+            if data.get(key, own_set.fingerprint()) != own_set.fingerprint():
+                print(f"warning: {own} has changed since training; some of the images held out now "
+                      "may have been trained on")  # fmt: skip
             train = train[:: -(-len(train) // MOST_TRAINING_IMAGES)]
         if key in given:
             folder = Path(given[key])

@@ -52,7 +52,7 @@ def main() -> None:
     if opt.input:
         translate_files(model, opt)
     else:
-        translate_domains(model, opt, given)
+        translate_domains(model, opt, given, state.get("data", {}))
 
 
 def load_model(path: Path, state: dict, opt: Namespace) -> CycleGANModel:
@@ -70,8 +70,11 @@ def load_model(path: Path, state: dict, opt: Namespace) -> CycleGANModel:
     return model
 
 
-def translate_domains(model: CycleGANModel, opt: Namespace, given: dict) -> None:
-    """Translate a folder of each domain and write grids of inputs and outputs."""
+def translate_domains(model: CycleGANModel, opt: Namespace, given: dict, data: dict) -> None:
+    """Translate a folder of each domain and write grids of inputs and outputs.
+
+    data: fingerprints of the folders as they were in training.
+    """
     images = {}
     if opt.demo:
         make_demo(Path("data/demo"))
@@ -87,6 +90,9 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict) -> None
         if held_out:
             _, indices = split_holdout(len(loaded.images), model.opt.holdout)
             images[domain] = loaded.images[indices[: opt.dataset_size]]
+            if data.get(key, loaded.fingerprint()) != loaded.fingerprint():
+                print(f"warning: {folders[domain]} has changed since training; some of the images "
+                      "held out now may have been trained on")  # fmt: skip
         what = "images that training held out" if held_out else "images"
         print(f"{folders[domain]}: {len(images[domain])} {what}")
     check_domains(folders["anime"], folders["person"])

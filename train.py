@@ -18,7 +18,6 @@ from argparse import Namespace
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -28,7 +27,7 @@ from arguments import print_options, resumed_options, train_options
 from batches import UnpairedBatches, split_holdout, to_float
 from checkpoint import ROOT, find_checkpoint, free_name, load_checkpoint, save_checkpoint
 from cyclegan_model import CycleGANModel, NonFiniteLoss
-from dataset import check_domains, find_images_or_explain, load_folder
+from dataset import ImageArray, check_domains, find_images_or_explain, load_folder
 from demo_faces import make_demo
 from errors import UserError, one_line_errors
 from files import atomic_write
@@ -57,7 +56,9 @@ def main() -> None:
 
     # Data: two uint8 arrays.
     with distributed.first_on_each_host():
-        images_A, images_B = load_domains(opt)
+        anime, person = load_domains(opt)
+    images_A, images_B = anime.images, person.images
+    data = {"domain_A_path": anime.fingerprint(), "domain_B_path": person.fingerprint()}
     train_A, holdout_A = split_holdout(len(images_A), opt.holdout)
     train_B, holdout_B = split_holdout(len(images_B), opt.holdout)
     held_A = to_float(torch.from_numpy(images_A[holdout_A]))
@@ -98,13 +99,18 @@ def main() -> None:
                     "the epoch's end"
                 )
         totals.update(saved["totals"])
+        for key in data:
+            if saved.get("data", data)[key] != data[key]:
+                print(f"warning: {getattr(opt, key)} has changed since {path} was saved; the order "
+                      "of the images and those held out are others now")  # fmt: skip
         del saved
         print(f"Resuming {opt.name} in epoch {epoch + 1} after {batch} steps of it")
 
     def save(file_name: str) -> None:
         if main_rank:
-            state = {"options": vars(opt), "epoch": epoch, "batch": batch, "totals": dict(totals)}
-            save_checkpoint(ckpt_dir / file_name, {**state, "model": model.state_dict()})
+            state = {"options": vars(opt), "epoch": epoch, "batch": batch, "totals": dict(totals),
+                     "data": data, "model": model.state_dict()}  # fmt: skip
+            save_checkpoint(ckpt_dir / file_name, state)
 
     if main_rank:
         keep_log_before(epoch, image_dir / "log.jsonl")
@@ -196,14 +202,14 @@ def tune_backends() -> None:
     torch.set_float32_matmul_precision("high")
 
 
-def load_domains(opt: Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """The images of both domains, anime first: uint8 (N, H, W, 3) each. Raises UserError."""
+def load_domains(opt: Namespace) -> tuple[ImageArray, ImageArray]:
+    """The images of both domains, anime first. Raises UserError."""
     if opt.demo:
         make_demo(Path("data/demo"))
     check_domains(opt.domain_A_path, opt.domain_B_path)
     images = [
         load_folder(Path(folder), flag, opt.dataset_size, opt.image_size, opt.crop,
-                    Path(opt.cache_dir), opt.num_workers).images
+                    Path(opt.cache_dir), opt.num_workers)
         for flag, folder in (("--domain_A_path", opt.domain_A_path),
                              ("--domain_B_path", opt.domain_B_path))
     ]  # fmt: skip

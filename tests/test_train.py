@@ -283,3 +283,12 @@ def test_resume_takes_new_betas(workplace, train, script):
     assert script("train.py", "--resume", "--niter", 3, "--beta1", 0.5, "--gpu_ids", -1).code == 0
     group = load("run")["model"]["optimizer_G"]["param_groups"][0]
     assert tuple(group["betas"]) == (0.5, 0.9)
+
+
+def test_a_folder_that_changed_since_training_is_told(workplace, train, script):
+    assert train("--name", "run").code == 0
+    os.rename("data/anime/03.png", "data/anime/99.png")
+    told = "warning: data/anime has changed since"
+    assert told in script("train.py", "--resume", "--niter", 3, "--gpu_ids", -1).out
+    os.rename("data/anime/99.png", "data/anime/98.png")
+    assert told in script("test.py", "--name", "run", "--gpu_ids", -1).out
