@@ -5,10 +5,9 @@ combinations raise UserError here, before any work is done.
 """
 
 import argparse
-import math
 import os
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
@@ -17,6 +16,7 @@ from dataset import CROPS
 from errors import UserError
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
+from option_types import number, run_name, whole
 
 # What --demo changes: a net and a run that two CPU cores finish in about five minutes.
 DEMO_DEFAULTS = {
@@ -92,8 +92,6 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     """Parse and check the options of test.py; returns them resolved, and those really given."""
     parser = _test_parser()
     opt = parser.parse_args(argv)
-    if opt.ckpt and opt.name:
-        raise UserError(f"--ckpt {opt.ckpt} --name {opt.name}: give one of the two")
     if opt.input and not (opt.direction and opt.output):
         raise UserError(
             f"--input {opt.input}: needs --direction (AtoB: anime to person, BtoA: person to "
@@ -277,9 +275,7 @@ def _train_parser() -> _OneLineParser:
 def _test_parser() -> _OneLineParser:
     parser = make_parser("Translate anime faces to persons and back with a trained model.")
 
-    model = parser.add_argument_group("model (none of these: the newest run)")
-    model.add_argument("--ckpt", help="checkpoint file")
-    model.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
+    add_model_options(parser)
 
     data = parser.add_argument_group("data (default: the run's own folders, held-out images only)")
     add_data_options(parser, data)
@@ -296,6 +292,13 @@ def _test_parser() -> _OneLineParser:
     files.add_argument("--output", help="folder for the pictures (default: test_image)")
     files.add_argument("--overwrite", action="store_true", help="replace pictures in --output")
     return parser
+
+
+def add_model_options(parser: _OneLineParser) -> None:
+    model = parser.add_argument_group("model (none of these: the newest run)")
+    one = model.add_mutually_exclusive_group()
+    one.add_argument("--ckpt", help="checkpoint file")
+    one.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
 
 
 def add_data_options(parser: _OneLineParser, data: argparse._ArgumentGroup) -> None:
@@ -361,55 +364,3 @@ def _check_training(opt: Namespace) -> Namespace:
             "raise it or name fewer GPUs"
         )
     return opt
-
-
-def whole(least: int) -> Callable[[str], int]:
-    """Type of an option that is a whole number of at least `least`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least {least}")
-        return value
-
-    return parse
-
-
-def number(
-    least: float | None = None, above: float | None = None, below: float | None = None
-) -> Callable[[str], float]:
-    """Type of an option that is a finite number within the given bounds."""
-    bounds = [
-        f"{words} {bound:g}"
-        for words, bound in (("at least", least), ("above", above), ("below", below))
-        if bound is not None
-    ]
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (
-            math.isfinite(value)
-            and (least is None or value >= least)
-            and (above is None or value > above)
-            and (below is None or value < below)
-        ):
-            raise argparse.ArgumentTypeError(f"{text}: must be a number {' and '.join(bounds)}")
-        return value
-
-    return parse
-
-
-def run_name(text: str) -> str:
-    """Type of --name: one folder name, which cannot lead out of model_ckpt/."""
-    bad = any(c in '/\\:*?"<>|' or not c.isprintable() for c in text)
-    if bad or not text or text[0] in ".-":
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: must be a plain folder name (no / \\ : * ? \" < > |, no leading . or -)"
-        )
-    return text

@@ -21,7 +21,13 @@ import torch
 from torch import Tensor
 
 import metrics
-from arguments import add_data_options, given_options, make_parser, resolve_gpu_ids, run_name, whole
+from arguments import (
+    add_data_options,
+    add_model_options,
+    given_options,
+    make_parser,
+    resolve_gpu_ids,
+)
 from attributes import by_group, read_attributes
 from batches import derived_generator, split_holdout, to_float, to_uint8
 from checkpoint import find_checkpoint, load_checkpoint
@@ -32,6 +38,7 @@ from demo_truth import factor_agreement, pixel_error
 from errors import UserError, one_line_errors
 from files import atomic_write
 from grids import save_grid
+from option_types import whole
 from test import load_model
 
 MOST_TRAINING_IMAGES = 15000  # per domain, evenly spaced: bounds memory and time
@@ -93,9 +100,7 @@ def evaluate_options() -> tuple[Namespace, dict]:
 
     def build():
         parser = make_parser("Measure a trained model, or ready folders of outputs.")
-        model = parser.add_argument_group("model (none of these: the newest run)")
-        model.add_argument("--ckpt", help="checkpoint file")
-        model.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
+        add_model_options(parser)
         data = parser.add_argument_group("data (default: the run's own held-out images)")
         add_data_options(parser, data)
         data.add_argument("--dataset_size", type=whole(8), default=1000,
@@ -117,8 +122,6 @@ def evaluate_options() -> tuple[Namespace, dict]:
         return parser
 
     opt = build().parse_args()
-    if opt.ckpt and opt.name:
-        raise UserError(f"--ckpt {opt.ckpt} --name {opt.name}: give one of the two")
     if opt.fakes and not opt.direction:
         raise UserError(f"--fakes {opt.fakes}: needs --direction, AtoB or BtoA")
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
@@ -310,10 +313,7 @@ def save_cases(
 
 def table(results: dict) -> str:
     """The figures that matter most, as a markdown table."""
-    if not any(direction in results for direction in DIRECTIONS):
-        directions = []
-    else:
-        directions = [d for d in DIRECTIONS if d in results]
+    directions = [direction for direction in DIRECTIONS if direction in results]
     lines = []
     for domain in ("anime", "person"):
         swd = list(results[domain]["floor"]["swd"].values())

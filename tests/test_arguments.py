@@ -99,7 +99,7 @@ def test_batch_smaller_than_the_number_of_gpus_is_refused(monkeypatch):
 
 def test_test_options_that_belong_together_are_asked_for():
     for flags, words in (
-        ("--ckpt a --name b", "one of the two"),
+        ("--ckpt a --name b", "--name: not allowed with argument --ckpt"),
         ("--input x", "--direction"),
         ("--input x --direction AtoB", "--output"),
         ("--direction AtoB", "--input"),
