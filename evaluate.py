@@ -239,22 +239,7 @@ def judge(fakes: Tensor, recs: Tensor | None, source: dict, target: dict, opt: N
     inputs, real = source["test"], target["test"]
     if not torch.isfinite(fakes).all():
         raise UserError("the model's outputs are not all finite; the checkpoint is broken")
-    n = min(len(fakes), len(real))
-    swd = metrics.sliced_wasserstein(fakes[:n], real[:n], derived_generator(opt.seed, "patches"))
-    figures = {
-        "N": len(fakes),
-        "N_swd": n,
-        "swd": swd,
-        "diversity": metrics.collapse_report(fakes, real),
-        "retrieval_colour": metrics.retrieval(inputs, fakes, metrics.colour_layout),
-        "retrieval_gradient": metrics.retrieval(inputs, fakes, metrics.gradient_layout),
-        "region_correlation": metrics.region_correlation(inputs, fakes),
-    }
-    if recs is not None:
-        errors = (recs - inputs).abs().flatten(1).mean(1) / 2  # of a pixel's range
-        mean, error = metrics.bootstrap(errors, derived_generator(opt.seed, "bootstrap"))
-        figures["cycle_l1"] = {"mean": mean, "standard_error": error}
-        figures["diversity_of_reconstructions"] = metrics.collapse_report(recs, inputs)
+    figures = metrics.figures(inputs, fakes, recs, real, opt.seed)
     if target["train"] is not None:
         figures["memorisation"] = metrics.memorisation(fakes, target["train"], real)
         figures["memorisation"]["N_training"] = len(target["train"])

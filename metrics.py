@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from batches import derived_generator
 from errors import UserError
 
 # Outputs that vary less than this, relative to real images, are on the way to one and the same.
@@ -314,6 +315,33 @@ def _standardise(features: Tensor) -> Tensor:
     deviation = features.std(dim=0, correction=0)
     standard = (features - features.mean(dim=0)) / deviation.clamp(min=FLAT)
     return standard * (deviation > FLAT)
+
+
+# ---- all of one direction ----------------------------------------------------------------------
+
+
+def figures(inputs: Tensor, fakes: Tensor, recs: Tensor | None, real: Tensor, seed: int) -> dict:
+    """What can be said of a translation without weights or training images, by name of figure.
+
+    inputs, fakes, recs: N >= 6 images, their translations and, if there are any, reconstructions,
+    in the same order; real: images of the domain that fakes show. All (N, 3, H, W) in [-1, 1].
+    """
+    n = min(len(fakes), len(real))
+    found = {
+        "N": len(fakes),
+        "N_swd": n,
+        "swd": sliced_wasserstein(fakes[:n], real[:n], derived_generator(seed, "patches")),
+        "diversity": collapse_report(fakes, real),
+        "retrieval_colour": retrieval(inputs, fakes, colour_layout),
+        "retrieval_gradient": retrieval(inputs, fakes, gradient_layout),
+        "region_correlation": region_correlation(inputs, fakes),
+    }
+    if recs is not None:
+        errors = (recs - inputs).abs().flatten(1).mean(dim=1) / 2  # of a pixel's range
+        mean, error = bootstrap(errors, derived_generator(seed, "bootstrap"))
+        found["cycle_l1"] = {"mean": mean, "standard_error": error}
+        found["diversity_of_reconstructions"] = collapse_report(recs, inputs)
+    return found
 
 
 # ---- certainty ---------------------------------------------------------------------------------

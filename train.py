@@ -6,8 +6,10 @@
     torchrun --nproc_per_node=4 train.py --batch_size 256    # a process for each GPU: faster
     python train.py --resume                                 # go on exactly where it stopped
 
-Writes model_ckpt/<name>/ (checkpoints) and save_image/<name>/ (a grid per direction and epoch, and
-log.jsonl with one line per epoch). Ctrl-C and SIGTERM save before they stop.
+Writes model_ckpt/<name>/ (latest.pth, epoch_0020.pth ..., and best.pth: the epoch whose held-out
+outputs have the smallest sliced Wasserstein distance to real images and are not collapsed) and
+save_image/<name>/ (a grid per direction and epoch, and log.jsonl with one line per epoch). Ctrl-C
+and SIGTERM save before they stop.
 """
 
 import json
@@ -32,7 +34,15 @@ from demo_faces import make_demo
 from errors import UserError, one_line_errors
 from files import atomic_write
 from grids import save_grid
-from metrics import COLLAPSE_SPREAD, relative_spread
+from logbook import (
+    append_line,
+    best_so_far,
+    held_out_figures,
+    keep_log_before,
+    peak_memory_mb,
+    print_record,
+)
+from metrics import relative_spread
 
 GRID_COLUMNS = 12
 RANKS_AGREE_EVERY = 10  # steps; several processes look for a signal, save and log only then
@@ -85,12 +95,13 @@ def main() -> None:
         model.device, distributed.rank(), distributed.world_size(),
     )  # fmt: skip
     epoch, batch, totals = 0, 0, defaultdict(lambda: [0.0, 0])
+    best = None
     if saved:
         try:
             model.load_state_dict(saved["model"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise UserError(f"{path}: does not fit its own options ({error})") from error
-        epoch, batch = saved["epoch"], saved["batch"]
+        epoch, batch, best = saved["epoch"], saved["batch"], saved.get("best")
         for key in ("batch_size", "dataset_size", "holdout", "seed"):
             if batch and key in given and given[key] != saved["options"][key]:
                 raise UserError(
@@ -109,7 +120,7 @@ def main() -> None:
     def save(file_name: str) -> None:
         if main_rank:
             state = {"options": vars(opt), "epoch": epoch, "batch": batch, "totals": dict(totals),
-                     "data": data, "model": model.state_dict()}  # fmt: skip
+                     "best": best, "data": data, "model": model.state_dict()}  # fmt: skip
             save_checkpoint(ckpt_dir / file_name, state)
 
     if main_rank:
@@ -154,16 +165,19 @@ def main() -> None:
             bar.close()
             seconds = time.monotonic() - started
 
-            # Grids of the held-out images, how much the outputs vary, and a line of figures.
+            # Grids and figures of the held-out images, and a line in the log.
+            improved = False
             if main_rank:
                 show = (epoch + 1) % opt.every_save_images == 0 or epoch + 1 == epochs
+                spread, figures = sample(model, held_A, held_B, epoch + 1, image_dir, show)
                 record = {
                     "epoch": epoch + 1,
                     "step": model.steps,
                     "losses": {name: total / n for name, (total, n) in sorted(totals.items())},
                     "lr_G": model.optimizer_G.param_groups[0]["lr"],
                     "lr_D": model.optimizer_D.param_groups[0]["lr"],
-                    "spread": sample(model, held_A, held_B, epoch + 1, image_dir if show else None),
+                    "spread": spread,
+                    **({"figures": figures} if show else {}),
                     "gammas": model.attention_gammas(),
                     "images_per_s": round((batch - first) * images_per_step / seconds, 2),
                     "seconds": round(seconds, 2),
@@ -171,11 +185,15 @@ def main() -> None:
                 }
                 append_line(image_dir / "log.jsonl", json.dumps(record))
                 print_record(record)
+                better = best_so_far(best, record)
+                best, improved = better, better is not best
 
             # Checkpoints.
             epoch, batch = epoch + 1, 0
             totals.clear()
             save("latest.pth")
+            if improved:
+                save("best.pth")
             if epoch % opt.ckpt_num == 0 or epoch == epochs:
                 save(f"epoch_{epoch:04}.pth")
             if distributed.on_any_rank(stop.received is not None, model.device):
@@ -256,23 +274,25 @@ def describe_device(opt: Namespace) -> str:
 
 
 def sample(
-    model: CycleGANModel, held_A: Tensor, held_B: Tensor, epoch: int, folder: Path | None
-) -> dict[str, float | None]:
+    model: CycleGANModel, held_A: Tensor, held_B: Tensor, epoch: int, folder: Path, show: bool
+) -> tuple[dict[str, float | None], dict[str, dict]]:
     """Translate the held-out images; returns the relative spread of the outputs by domain.
 
-    With a folder, also writes one grid per direction: real over fake over reconstructed.
+    If they are to be shown, also writes a grid per direction, real over fake over reconstructed,
+    and returns figures by domain.
     """
-    spreads = {}
+    spreads, figures = {}, {}
     for real, target, direction, shows in (
         (held_A, held_B, "AtoB", "person"),
         (held_B, held_A, "BtoA", "anime"),
     ):
         fake, rec = model.translate(real, direction)
         spreads[shows] = relative_spread(fake, target) if min(len(fake), len(target)) > 1 else None
-        if folder:
+        if show:
             rows = torch.cat([x[:GRID_COLUMNS] for x in (real, fake, rec)])
             save_grid(folder / f"{epoch:04}_epoch_{shows}.png", rows, len(rows) // 3)
-    return spreads
+            figures[shows] = held_out_figures(real, fake, rec, target)
+    return spreads, figures
 
 
 def compiler_works(opt: Namespace) -> bool:
@@ -293,52 +313,6 @@ def add_losses(totals: dict[str, list], model: CycleGANModel) -> None:
         for name, value in losses.items():
             total, n = totals[name]
             totals[name] = [total + value, n + 1]
-
-
-def print_record(record: dict) -> None:
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
-    spreads = "  ".join(f"{k} {v:.2f}" for k, v in record["spread"].items() if v is not None)
-    print(f"epoch {record['epoch']}: {losses}  spread: {spreads}  "
-          f"{record['images_per_s']:.1f} images/s")  # fmt: skip
-    for domain, value in record["spread"].items():
-        if value is not None and value < COLLAPSE_SPREAD:
-            print(f"warning: {domain} outputs vary {value:.2f} times as much as real images; "
-                  "if this stays, the generator has collapsed to few outputs")  # fmt: skip
-
-
-def append_line(path: Path, line: str) -> None:
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space, then "
-                        "continue with --resume") from error  # fmt: skip
-
-
-def keep_log_before(epoch: int, path: Path) -> None:
-    """Drop what the log says of epochs that will be trained again, and any torn last line."""
-    kept = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["epoch"] <= epoch:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):
-                continue
-    with atomic_write(path) as file:
-        file.write("".join(kept).encode())
-
-
-def peak_memory_mb(device: torch.device) -> int | None:
-    """Most memory that the process has used on the device so far, MiB; None where unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> (20 if sys.platform == "darwin" else 10)
 
 
 class StopSignal:

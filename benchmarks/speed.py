@@ -43,8 +43,9 @@ from arguments import train_options  # noqa: E402
 from batches import UnpairedBatches  # noqa: E402
 from cyclegan_model import CycleGANModel, ImagePool  # noqa: E402
 from dataset import load_folder  # noqa: E402
+from logbook import peak_memory_mb  # noqa: E402
 from losses import discriminator_loss  # noqa: E402
-from train import peak_memory_mb, tune_backends  # noqa: E402
+from train import tune_backends  # noqa: E402
 
 PARTS = ("step", "loader", "start", "sweep")
 

@@ -14,7 +14,9 @@ import torch
 from conftest import ROOT, TINY
 from PIL import Image
 
+import metrics
 from cyclegan_model import CycleGANModel
+from logbook import best_so_far
 
 LAST = "latest.pth"
 
@@ -292,3 +294,44 @@ def test_a_folder_that_changed_since_training_is_told(workplace, train, script):
     assert told in script("train.py", "--resume", "--niter", 3, "--gpu_ids", -1).out
     os.rename("data/anime/99.png", "data/anime/98.png")
     assert told in script("test.py", "--name", "run", "--gpu_ids", -1).out
+
+
+def test_too_few_held_out_images_have_no_figures_and_make_no_best(workplace, train):
+    assert train("--name", "run").code == 0  # a tenth of 12 pictures is one
+    assert not Path("model_ckpt/run/best.pth").exists()
+    assert [record["figures"] for record in log("run")] == [{"person": {}, "anime": {}}] * 3
+
+
+@pytest.fixture
+def many_pictures(workplace):
+    random = np.random.default_rng(1)
+    for folder in ("anime", "person"):
+        for i in range(12, 64):
+            pixels = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((64, 64)).save(f"data/{folder}/{i:02}.png")
+    return workplace
+
+
+def test_best_pth_holds_the_epoch_that_the_log_calls_best(many_pictures, train, monkeypatch):
+    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)  # nets this small are always collapsed
+    monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
+    assert train("--name", "run", "--holdout", "6", "--lr_G", "0.01").code == 0
+    means = {r["epoch"]: sum(f["swd"] for f in r["figures"].values()) / 2 for r in log("run")}
+    epoch = min(means, key=means.get)
+    assert load("run")["best"] == {"epoch": epoch, "swd": means[epoch]}
+    assert load("run", "best.pth")["epoch"] == epoch
+
+
+def test_a_collapsed_epoch_is_never_the_best_and_an_equal_one_does_not_replace_it():
+    def record(epoch, swd, collapsed=False):
+        figures = {"swd": swd, "collapsed": collapsed}
+        others = {**figures, "swd": swd + 2}
+        return {"epoch": epoch, "figures": {"anime": figures, "person": others}}
+
+    best = best_so_far(None, record(1, 5.0))
+    assert best == {"epoch": 1, "swd": 6.0}
+    assert best_so_far(best, record(2, 1.0, collapsed=True)) == best
+    assert best_so_far(best, record(2, 5.0)) is best
+    assert best_so_far(best, {"epoch": 2}) is best
+    assert best_so_far(best, {"epoch": 2, "figures": {"anime": {}, "person": {}}}) is best
+    assert best_so_far(best, record(3, 4.0)) == {"epoch": 3, "swd": 5.0}
