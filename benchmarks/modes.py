@@ -1,196 +1,281 @@
-"""The original author's comparison, re-run: every system on the demo, equal budgets, several seeds.
+"""The original author's comparison, re-run: every system, equal budgets, several seeds.
 
     python benchmarks/modes.py --json benchmarks/results/modes_demo.json
-    python benchmarks/modes.py --budget seconds --amount 120      # the same time for each instead
-    python benchmarks/modes.py --rows sn wgan --seeds 1 --amount 100       # a part of it
+    python benchmarks/modes.py --domain_A_path data/anime --domain_B_path data/person \\
+        --test_A_path data/anime_test --test_B_path data/person_test --rows faces --seeds 1 \\
+        --json benchmarks/results/modes_faces.json
 
-Trains `train.py --demo` with each row's flags for the same number of steps (or seconds), at a
-constant learning rate, and measures the result on the 200 held-out true pairs. Finished runs are
-kept in --work: an interrupted comparison continues. --jobs 2 trains two at a time, one thread each.
+Trains each row's model from scratch, at a constant learning rate, with the small nets of the demo.
+Each is measured twice: after the same number of steps (batches shown to D), and after the same
+time: CPU seconds of the process, which do not count what else the machine does, or on a GPU
+seconds. Outputs for held-out images are judged as evaluate.py does; on the demo also against the
+true pairs. Finished runs are kept in --work: an interrupted comparison goes on. Two processes with
+different --seeds or --rows may share --work; a last call with all of them makes the table.
 """
 
 import argparse
 import json
 import os
-import shutil
-import signal
 import statistics
-import subprocess
 import sys
+import time
 from argparse import Namespace
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import metrics  # noqa: E402
-from batches import derived_generator, to_float, to_uint8  # noqa: E402
-from checkpoint import load_checkpoint  # noqa: E402
-from demo_faces import load_pairs, make_demo  # noqa: E402
+from arguments import train_options  # noqa: E402
+from attributes import judged, labels_of, read_attributes, train_classifier  # noqa: E402
+from batches import UnpairedBatches, to_float, to_uint8  # noqa: E402
+from cyclegan_model import CycleGANModel, NonFiniteLoss  # noqa: E402
+from dataset import ImageArray, load_folder  # noqa: E402
+from demo_faces import hair_agreement, load_pairs, make_demo  # noqa: E402
 from demo_truth import factor_agreement, pixel_error  # noqa: E402
-from test import load_model  # noqa: E402
+from files import atomic_write  # noqa: E402
+from grids import save_grid  # noqa: E402
+from train import tune_backends  # noqa: E402
 
-MAIN = ("sn", "sn, no attention", "sn+gp", "wgan", "wgangp", "lsgan", "vanilla")
 ROWS = {
-    "sn": "--gan_mode sn",
-    "sn, no attention": "--gan_mode sn --no-attention",
+    "sn (default)": "",
+    "sn, no attention": "--no-attention",
     "sn+gp": "--gan_mode sn+gp",
     "wgan": "--gan_mode wgan",
     "wgangp": "--gan_mode wgangp",
     "lsgan": "--gan_mode lsgan",
     "vanilla": "--gan_mode vanilla",
-    "sn loss, no spectral norm": "--gan_mode sn --no-spectral_norm",
-    "patch discriminator": "--discriminator patch",
+    "the author's: sagan generator, lambda 250": "--generator sagan --lambda_A 250 --lambda_B 250",
+    "the author's, no attention":
+        "--generator sagan --lambda_A 250 --lambda_B 250 --no-attention",
+    "sn loss, no spectral norm": "--no-spectral_norm",
+    "CycleGAN of 2017: lsgan, patch, no spectral norm":
+        "--gan_mode lsgan --discriminator patch --no-spectral_norm",
     "unet generator": "--generator unet",
     "sagan generator": "--generator sagan",
-    "sagan generator, lambda 250": "--generator sagan --lambda_A 250 --lambda_B 250",
-    "lambda 250": "--lambda_A 250 --lambda_B 250 --lambda_idt 0.02",
+    "lambda 250": "--lambda_A 250 --lambda_B 250",
     "no identity loss": "--lambda_idt 0",
-    "no EMA": "--ema 0",
-}
-# train.py, which gets a SIGTERM, and so saves, when its budget is spent.
-TRAIN_WITHIN = """
-import os, signal, sys, time, train
-kind, amount = sys.argv[1], float(sys.argv[2])
-sys.argv = ["train.py", *sys.argv[3:]]
-step, started = train.CycleGANModel.optimize_parameters, []
-def step_within_budget(self):
-    started.append(time.monotonic())
-    step(self)
-    spent = self.steps if kind == "steps" else time.monotonic() - started[0]
-    if spent >= amount:
-        os.kill(os.getpid(), signal.SIGTERM)
-train.CycleGANModel.optimize_parameters = step_within_budget
-train.main()
-"""
+}  # fmt: skip
+AUTHOR = ("the author's: sagan generator, lambda 250", "the author's, no attention")
+MAIN = tuple(ROWS)[:7]  # rows that get every seed; the others get one
+FACES = (*MAIN, *AUTHOR, "no identity loss")
+TRUE_PAIRS = 100  # of the demo's 200: reading the factors of more takes longer than training
 SHOWN = ("hair_colour", "skin", "background", "turn", "glasses", "hair_length", "mouth")
+BATCHES = "--batch_size 8 --ngf 16 --n_blocks 4 --ndf 16 --lr_G 4e-4 --ema 0.99"
+DIRECTIONS = (("BtoA", "person", "anime"), ("AtoB", "anime", "person"))
 
 
-def train(options: Namespace, row: str, seed: int) -> Path:
-    """Train one row, unless that was done; returns its checkpoint."""
-    name = f"{row.replace(', ', '-').replace(' ', '_')}-{options.budget}{options.amount}-{seed}"
-    path = options.work / "model_ckpt" / name / "latest.pth"
-    done = path.with_name("budget_spent")
-    if done.exists():
-        return path
-    if path.exists() and options.budget == "seconds":
-        shutil.rmtree(path.parent)  # interrupted, and a budget of time cannot be continued
-    if path.exists():
-        flags = ["--resume", "--name", name]
-    else:
-        flags = ["--demo", "--seed", str(seed), "--name", name, "--niter", "100000",
-                 "--niter_decay", "0", "--every_save_images", "100000"]  # fmt: skip
-        flags += ROWS[row].split()
-    command = [sys.executable, "-c", TRAIN_WITHIN, options.budget, str(options.amount), *flags]
-    threads = {"OMP_NUM_THREADS": "1"} if options.jobs > 1 else {}
-    environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        command, cwd=options.work, env=environment, capture_output=True, text=True
-    )
-    if result.returncode != 128 + signal.SIGTERM:
-        raise RuntimeError(f"{row}, seed {seed}: {result.stderr.strip().splitlines()[-1]}")
-    done.touch()
-    return path
+class Data:
+    """Training images, held-out ones and what is known of these, by domain."""
+
+    def __init__(self, options: Namespace) -> None:
+        self.demo = options.domain_A_path is None
+        if self.demo:
+            demo = options.work / "data" / "demo"
+            make_demo(demo)
+            self.pairs = load_pairs(demo)
+            folders = [folder / style for folder in (demo, demo / "test")
+                       for style in ("anime", "person")]  # fmt: skip
+        else:
+            folders = [options.domain_A_path, options.domain_B_path,
+                       options.test_A_path, options.test_B_path]  # fmt: skip
+        flags = ("--domain_A_path", "--domain_B_path", "--test_A_path", "--test_B_path")
+        counts = (options.images, options.images, options.test_images, options.test_images)
+        loaded = [
+            load_folder(folder, flag, count, 64, "center", options.work / "cache", 2)
+            for folder, flag, count in zip(folders, flags, counts, strict=True)
+        ]
+        self.train_A, self.train_B = loaded[:2]
+        self.test = {"anime": floats(loaded[2]), "person": floats(loaded[3])}
+        self.judge_of_men = None
+        if options.attributes:
+            table = read_attributes(options.attributes)
+            known, male = labels_of(self.train_B.paths, table, "Male")
+            images = torch.from_numpy(self.train_B.images[known.numpy()])
+            self.judge_of_men = train_classifier(to_float(images), male[known], seed=0)
+            self.known, self.male = labels_of(loaded[3].paths, table, "Male")
 
 
-def measure(options: Namespace, path: Path) -> dict:
-    """Figures of one checkpoint on the held-out pairs."""
-    kept = path.with_name("figures.json")
+def floats(images: ImageArray) -> Tensor:
+    return to_float(torch.from_numpy(images.images[:]))
+
+
+def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
+    """Train and measure one row, unless that was done; returns figures by budget."""
+    name = "".join(c if c.isalnum() else "_" for c in row) + f"-{seed}"
+    kept = options.work / "runs" / f"{name}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    state = load_checkpoint(path)
-    model = load_model(path, state, Namespace(gpu_ids=[], batch_size=50))
-    demo = options.work / "data" / "demo"
-    pairs = load_pairs(demo)
-    real = {
-        style: to_float(torch.from_numpy(np.stack([
-            np.asarray(Image.open(file)) for file in sorted((demo / "test" / style).glob("*.png"))
-        ])))
-        for style in ("anime", "person")
-    }  # fmt: skip
-    figures: dict = {"steps": state["model"]["steps"]}
-    for direction, source, style in (("BtoA", "person", "anime"), ("AtoB", "anime", "person")):
-        fakes, recs = model.translate(real[source], direction)
-        pixels = to_uint8(fakes).numpy()
-        swd = metrics.sliced_wasserstein(fakes, real[style], derived_generator(0, "patches"))
-        figures[style] = {
-            "swd": statistics.mean(swd.values()),
-            **metrics.collapse_report(fakes, real[style]),
-            "retrieval": metrics.retrieval(real[source], fakes, metrics.colour_layout),
-            "cycle": ((recs - real[source]).abs().mean() / 2).item(),
-            "pixel_error": pixel_error(pixels, pairs, style)["error"],
-            "truth": {
-                name: figure["agreement"]
-                for name, figure in factor_agreement(pixels, pairs, style).items()
-            },
-        }
-    kept.write_text(json.dumps(figures))
-    return figures
+    flags = f"{BATCHES} --lambda_idt 0.5 --seed {seed} {ROWS[row]}".split()
+    opt, _ = train_options(flags)
+    if opt.lambda_A > 10:  # the identity loss is relative to it, and shall stay what it is
+        opt.lambda_idt *= 10 / opt.lambda_A
+    model = CycleGANModel(opt)
+    batches = UnpairedBatches(data.train_A.images, data.train_B.images, opt.batch_size, seed,
+                              opt.flip, device=model.device)  # fmt: skip
+    budgets: dict = {"steps": None, "seconds": None}
+    spent = 0.0
+    found: dict = {"flags": " ".join(flags), "parameters": model.count_parameters()}
+    try:
+        while any(budgets[kind] is None for kind in budgets):
+            started = clock(model)
+            for _ in range(10):
+                model.set_input(*batches.batch(model.steps))
+                model.optimize_parameters()
+            model.fetch_losses()
+            spent += clock(model) - started
+            reached = {"steps": model.steps >= options.steps, "seconds": spent >= options.seconds}
+            new = [kind for kind in budgets if reached[kind] and budgets[kind] is None]
+            if not new:
+                continue
+            grids = options.work / "grids"
+            spend = {"steps": model.steps, "seconds": round(spent, 1),
+                     "updates_of_G": model.steps // opt.n_critic}  # fmt: skip
+            budgets |= dict.fromkeys(new, spend | measure(model, data, grids / f"{name}_{new[0]}"))
+            if row == "sn (default)":  # the same training, seen without the average
+                opt.ema, average = 0, opt.ema
+                raw = spend | measure(model, data, grids / f"{name}_{new[0]}_raw")
+                found.setdefault("without EMA", {}).update(dict.fromkeys(new, raw))
+                opt.ema = average
+    except NonFiniteLoss as error:
+        found["broke"] = str(error)
+    found |= budgets
+    with atomic_write(kept) as file:
+        file.write(json.dumps(found).encode())
+    return found
 
 
-def table(results: dict) -> str:
-    """One line per row: means over seeds, and the standard deviation where there are several."""
+def clock(model: CycleGANModel) -> float:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.monotonic()
+    return time.process_time()
 
-    def cell(runs: list[dict], get, form: str) -> str:
-        values = [get(run) for run in runs]
-        text = f"{statistics.mean(values):{form}}"
-        return text + (f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else "")
 
-    head = ("row", "seeds", "steps", "SWD anime", "SWD person", "spread anime",
-            "near duplicates anime", "right hair, anime", "right hair, person",
-            "mean of 7 factors, anime", "pixel error, anime")  # fmt: skip
-    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-    for row, runs in results["runs"].items():
-        runs = list(runs.values())
-        lines.append("| " + " | ".join([
-            row, str(len(runs)), cell(runs, lambda r: r["steps"], ".0f"),
-            cell(runs, lambda r: r["anime"]["swd"], ".1f"),
-            cell(runs, lambda r: r["person"]["swd"], ".1f"),
-            cell(runs, lambda r: r["anime"]["spread"], ".2f"),
-            cell(runs, lambda r: r["anime"]["near_duplicates"], ".0%"),
-            cell(runs, lambda r: r["anime"]["truth"]["hair_colour"], ".0%"),
-            cell(runs, lambda r: r["person"]["truth"]["hair_colour"], ".0%"),
-            cell(runs, lambda r: statistics.mean(r["anime"]["truth"][f] for f in SHOWN), ".0%"),
-            cell(runs, lambda r: r["anime"]["pixel_error"], ".3f"),
-        ]) + " |")  # fmt: skip
+def measure(model: CycleGANModel, data: Data, grid: Path) -> dict:
+    """Figures of a model on the held-out images, by domain that is shown."""
+    found = {}
+    for direction, source, shows in DIRECTIONS:
+        inputs, real = data.test[source], data.test[shows]
+        fakes, recs = model.translate(inputs, direction)
+        found[shows] = metrics.figures(inputs, fakes, recs, real, seed=0)
+        save_grid(grid.with_name(f"{grid.name}_{shows}.png"), torch.cat([inputs[:12], fakes[:12]]),
+                  12)  # fmt: skip
+        if data.demo:
+            pixels = to_uint8(fakes).numpy()
+            right, chance = hair_agreement(pixels, data.pairs[: len(pixels)], shows)
+            found[shows]["hair"] = {"right": right, "shuffled": chance}
+        if data.demo and shows == "anime":
+            pixels, pairs = pixels[:TRUE_PAIRS], data.pairs[:TRUE_PAIRS]
+            agreement = factor_agreement(pixels, pairs, shows)
+            found[shows]["truth"] = {k: v["agreement"] for k, v in agreement.items()}
+            found[shows]["shuffled"] = {k: v["shuffled"] for k, v in agreement.items()}
+            found[shows]["pixel_error"] = pixel_error(pixels, pairs, shows)["error"]
+        if data.judge_of_men is not None and source == "person":
+            men = judged(data.judge_of_men, recs)
+            found["men_kept"] = men[data.known & (data.male == 1)].float().mean().item()
+            found["women_made_men"] = men[data.known & (data.male == 0)].float().mean().item()
+    return found
+
+
+# ---------------------------------------------------------------------------------- the table
+
+
+def mean_swd(figures: dict) -> float:
+    return statistics.mean(figures["swd"].values())
+
+
+COLUMNS = {
+    "steps": (lambda f: f["steps"], ".0f"),
+    "CPU s": (lambda f: f["seconds"], ".0f"),
+    "SWD anime": (lambda f: mean_swd(f["anime"]), ".1f"),
+    "SWD person": (lambda f: mean_swd(f["person"]), ".1f"),
+    "spread": (lambda f: f["anime"]["diversity"]["spread"], ".2f"),
+    "near duplicates": (lambda f: f["anime"]["diversity"]["near_duplicates"], ".0%"),
+    "input found": (lambda f: f["anime"]["retrieval_colour"]["top5"], ".0%"),
+    "hair, anime": (lambda f: f["anime"]["hair"]["right"], ".0%"),
+    "hair, person": (lambda f: f["person"]["hair"]["right"], ".0%"),
+    "7 factors": (lambda f: statistics.mean(f["anime"]["truth"][k] for k in SHOWN), ".0%"),
+    "men kept": (lambda f: f["men_kept"], ".0%"),
+}
+
+
+def table(runs: dict[str, dict], kind: str) -> str:
+    """Markdown: one line per row; means over seeds, and standard deviations where several."""
+    measured = [f[kind] for seeds in runs.values() for f in seeds.values() if f.get(kind)]
+    names = []
+    for name, (get, _) in COLUMNS.items():
+        try:
+            get(measured[0])
+            names.append(name)
+        except KeyError:
+            continue
+    lines = ["| | seeds | " + " | ".join(names) + " |", "| --- |" + " --- |" * (len(names) + 1)]
+    for row, seeds in runs.items():
+        ended = [f[kind] for f in seeds.values() if f.get(kind)]
+        cells = [row, f"{len(ended)}" + (f" of {len(seeds)}" if len(ended) < len(seeds) else "")]
+        for name in names if ended else ():
+            get, form = COLUMNS[name]
+            values = [get(f) for f in ended]
+            cell = f"{statistics.mean(values):{form}}"
+            if len(values) > 1 and name not in ("steps", "CPU s"):
+                cell += f" ± {statistics.stdev(values):{form}}"
+            cells.append(cell)
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare all systems on the demo.")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which")
+    parser = argparse.ArgumentParser(description="Compare all systems under equal budgets.")
+    parser.add_argument("--rows", nargs="+", choices=(*ROWS, "main", "faces", "all"),
+                        default=["all"], help="which")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="of the main rows; others get one")
-    parser.add_argument("--budget", choices=("steps", "seconds"), default="steps", help="of what")
-    parser.add_argument("--amount", type=int, default=600, help="steps, or seconds, for each run")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--work", type=Path, default=Path("out/modes"), help="where they run")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--steps", type=int, default=300, help="batches of 8 pairs for each run")
+    parser.add_argument("--seconds", type=float, default=90, help="CPU seconds for each run")
+    parser.add_argument("--domain_A_path", type=Path, help="anime; if not given: the demo")
+    parser.add_argument("--domain_B_path", type=Path, help="persons")
+    parser.add_argument("--test_A_path", type=Path, help="anime to measure on")
+    parser.add_argument("--test_B_path", type=Path, help="persons to measure on")
+    parser.add_argument("--attributes", type=Path, help="CSV, see evaluate.py: do men stay men?")
+    parser.add_argument("--images", type=int, default=15000, help="first N to train on")
+    parser.add_argument("--test_images", type=int, default=500, help="first N to measure on")
+    parser.add_argument("--work", type=Path, default=Path("out/modes"), help="where runs are kept")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    make_demo(options.work / "data" / "demo")
-    runs = [(row, seed) for seed in range(options.seeds) for row in options.rows
-            if seed == 0 or row in MAIN]  # fmt: skip
-    results: dict = {
+    tune_backends()
+    data = Data(options)
+    rows = {"all": list(ROWS), "main": list(MAIN), "faces": list(FACES)}
+    chosen = [row for name in options.rows for row in rows.get(name, [name])]
+    runs: dict[str, dict] = {}
+    for seed in range(options.seeds):
+        for row in chosen:
+            if seed and row not in MAIN:
+                continue
+            found = run(row, seed, data, options)
+            runs.setdefault(row, {})[seed] = found
+            if "without EMA" in found:
+                runs.setdefault("sn (default), without EMA", {})[seed] = found["without EMA"]
+            print(row, seed, found.get("broke", ""), flush=True)
+    results = {
         "date": str(date.today()),
-        "budget": [options.budget, options.amount],
-        "device": f"CPU, {os.cpu_count()} cores, {options.jobs} jobs",
-        "runs": {},
-    }
-    with ThreadPoolExecutor(options.jobs) as pool:
-        paths = [pool.submit(train, options, row, seed) for row, seed in runs]
-        for (row, seed), path in zip(runs, paths, strict=True):
-            figures = measure(options, path.result())
-            results["runs"].setdefault(row, {})[seed] = figures
-            print(row, seed, json.dumps(figures["anime"]), flush=True)
-            if options.json:
-                options.json.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores",
+        "data": "demo" if data.demo else f"{len(data.train_A.images)} + {len(data.train_B.images)}",
+        "measured_on": {domain: len(images) for domain, images in data.test.items()},
+        "budgets": {"steps": options.steps, "seconds": options.seconds},
+        "floor_swd": {domain: mean_swd(metrics.figures(x[::2], x[::2], None, x[1::2], 0))
+                      for domain, x in data.test.items()},
+        "runs": runs,
+    }  # fmt: skip
+    if options.json:
+        with atomic_write(options.json) as file:
+            file.write(json.dumps(results, indent=1).encode())
+    for kind in ("steps", "seconds"):
+        print(f"\nEqual {kind}:\n\n{table(runs, kind)}")
 
 
 if __name__ == "__main__":
