@@ -23,6 +23,7 @@ from argparse import Namespace
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,7 +102,7 @@ class Data:
 
 
 def floats(images: ImageArray) -> Tensor:
-    return to_float(torch.from_numpy(images.images[:]))
+    return to_float(torch.from_numpy(np.array(images.images)))
 
 
 def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
