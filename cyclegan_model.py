@@ -12,13 +12,10 @@ Names against Zhu et al. 2017 (their X is our A, anime; their Y our B, person):
 rec_A = netG_B(netG_A(real_A)); idt_A = netG_A(real_B), which should change nothing; likewise B.
 """
 
-import copy
-import itertools
-import math
 from argparse import Namespace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import distributed
 from batches import upload
@@ -31,66 +28,33 @@ from losses import (
     identity_loss,
 )
 from networks import build_discriminator, build_generator
-from self_attention import SelfAttention
+from translation_model import TranslationModel
 
 
-class NonFiniteLoss(Exception):
-    """A loss became NaN or infinite; the message names the term and the step."""
-
-
-class CycleGANModel:
+class CycleGANModel(TranslationModel):
     """The nets, their optimisers and pools, and one training step.
 
     opt: resolved options (arguments.py). Images are float (B, 3, H, W) in [-1, 1]. With
-    training=False only the generators are made. Weights start from opt.seed. With several
-    processes (distributed.py) each one passes its share of the batch; gradients are averaged.
+    training=False only the generators are made.
 
     Source: Zhu et al. 2017 (CycleGAN), sections 3 and 4, with the discriminators of Zhang et al.
     2019 (SAGAN).
     """
 
+    directions = ("AtoB", "BtoA")
+
     def __init__(self, opt: Namespace, training: bool = True) -> None:
-        self.opt = opt
-        self.device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
-        # bf16 convolutions want channels beside each other on GPUs and AMX; AVX512 gains nothing.
-        matrix_units = opt.gpu_ids or torch.cpu._is_amx_tile_supported()
-        nhwc = opt.amp == "bf16" and matrix_units
-        self.memory_format = torch.channels_last if nhwc else torch.contiguous_format
-        self.nets: dict[str, nn.Module] = {}  # what a checkpoint holds, by name, unwrapped
-        torch.manual_seed(opt.seed)
+        super().__init__(opt)
         self.netG_A = self._add("netG_A", build_generator(opt))
         self.netG_B = self._add("netG_B", build_generator(opt))
-        if opt.ema:
-            for name in ("netG_A", "netG_B"):
-                average = copy.deepcopy(self.nets[name]).eval().requires_grad_(False)
-                self.nets[f"{name}_ema"] = average
+        self._add_averages("netG_A", "netG_B")
         if not training:
             return
         self.netD_A = self._add("netD_A", build_discriminator(opt))
         self.netD_B = self._add("netD_B", build_discriminator(opt))
-
-        # All further chance: a CPU generator, whose state a checkpoint keeps.
-        self.generator = torch.Generator().manual_seed(opt.seed)
-        if distributed.rank():
-            self.generator.manual_seed(opt.seed + 1_000_003 * distributed.rank())
+        self._add_optimizers(("netG_A", "netG_B"), ("netD_A", "netD_B"))
         self.pool_A = ImagePool(opt.pool_size, self.generator)
         self.pool_B = ImagePool(opt.pool_size, self.generator)
-        adam = {"betas": (opt.beta1, opt.beta2), "fused": True}
-        parameters_G = itertools.chain(self.netG_A.parameters(), self.netG_B.parameters())
-        parameters_D = itertools.chain(self.netD_A.parameters(), self.netD_B.parameters())
-        self.optimizer_G = torch.optim.Adam(parameters_G, lr=opt.lr_G, **adam)
-        self.optimizer_D = torch.optim.Adam(parameters_D, lr=opt.lr_D, **adam)
-        self.steps = 0
-        distributed.copy_from_rank_zero(self.nets.values())
-        self._losses: list[tuple[int, dict[str, Tensor]]] = []  # not yet fetched from the device
-
-    def _add(self, name: str, net: nn.Module) -> nn.Module:
-        self.nets[name] = net.to(self.device, memory_format=self.memory_format)
-        if self.opt.compile and name.startswith("netG"):  # a penalty differentiates D twice
-            net.compile()
-        if len(self.opt.gpu_ids) > 1:
-            return nn.DataParallel(InBf16(net), self.opt.gpu_ids)
-        return net
 
     # ---------------------------------------------------------------------------- the step
 
@@ -98,11 +62,6 @@ class CycleGANModel:
         """Take a batch of anime and a batch of persons, unpaired, of the same size."""
         self.real_A = real_A.to(self.device, memory_format=self.memory_format, non_blocking=True)
         self.real_B = real_B.to(self.device, memory_format=self.memory_format, non_blocking=True)
-
-    def run(self, net: nn.Module, x: Tensor) -> Tensor:
-        """A net's output: computed in bf16 where --amp says so, handed out, and judged, in fp32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.amp == "bf16"):
-            return net(x).float()
 
     def forward(self) -> None:
         """Translate there and back, in both directions."""
@@ -177,48 +136,9 @@ class CycleGANModel:
                 for parameter in self.optimizer_D.param_groups[0]["params"]:
                     parameter.clamp_(-bound, bound)
 
-        self._losses.append((self.steps, {k: v.detach() for k, v in losses.items()}))
-
-    def _require_grad_D(self, required: bool) -> None:
-        self.nets["netD_A"].requires_grad_(required)
-        self.nets["netD_B"].requires_grad_(required)
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        """Move the averages towards the generators; faster at first, while those change most."""
-        if not self.opt.ema:
-            return
-        updates = self.steps // self.opt.n_critic
-        decay = min(self.opt.ema, updates / (updates + 9))
-        for name in ("netG_A", "netG_B"):
-            average, net = self.nets[f"{name}_ema"], self.nets[name]
-            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
-            for old, new in zip(average.buffers(), net.buffers(), strict=True):
-                old.copy_(new)  # spectral norm's singular vectors must fit the weights
-
-    def fetch_losses(self) -> list[dict[str, float]]:
-        """Losses of the steps since the last call: the only wait for the device in training.
-
-        Raises NonFiniteLoss at the first one that is NaN or infinite.
-        """
-        steps, self._losses = self._losses, []
-        values = [value for _, losses in steps for value in losses.values()]
-        numbers = iter(torch.stack(values).tolist() if values else ())
-        fetched = []
-        for step, losses in steps:
-            fetched.append({name: next(numbers) for name in losses})
-            for name, value in fetched[-1].items():
-                if not math.isfinite(value):
-                    raise NonFiniteLoss(f"loss {name} became {value} at step {step}")
-        return fetched
+        self._keep_losses(losses)
 
     # --------------------------------------------------------------------- around the step
-
-    def update_learning_rate(self, epoch: int) -> None:
-        """Set the learning rates of epoch 0, 1, ... from the schedule."""
-        factor = lr_factor(epoch, self.opt.niter, self.opt.niter_decay)
-        self.optimizer_G.param_groups[0]["lr"] = self.opt.lr_G * factor
-        self.optimizer_D.param_groups[0]["lr"] = self.opt.lr_D * factor
 
     @torch.no_grad()
     def translate(
@@ -229,8 +149,7 @@ class CycleGANModel:
         images: (N, 3, H, W) on any device; direction "AtoB" or "BtoA".
         Returns the translations and the reconstructions, (N, 3, H, W) on the CPU.
         """
-        suffix = "_ema" if self.opt.ema else ""
-        there, back = self.nets[f"netG_A{suffix}"], self.nets[f"netG_B{suffix}"]
+        there, back = self.averaged("netG_A"), self.averaged("netG_B")
         if direction == "BtoA":
             there, back = back, there
         modes = there.training, back.training
@@ -244,75 +163,23 @@ class CycleGANModel:
         there.train(modes[0]), back.train(modes[1])
         return torch.cat(fakes), torch.cat(recs) if and_back else None
 
-    def attention_gammas(self) -> dict[str, float]:
-        """The weight that each self-attention layer has learned, by net and layer."""
-        return {
-            f"{name}.{path}": layer.gamma.item()
-            for name, net in self.nets.items()
-            for path, layer in net.named_modules()
-            if isinstance(layer, SelfAttention) and not name.endswith("_ema")
-        }
+    def sample(self, real: Tensor, target: Tensor, direction: str) -> list[Tensor]:
+        """Rows of a grid: images, their translations, and these translated back.
 
-    def count_parameters(self) -> dict[str, int]:
-        """Trained numbers in each net, averages left out."""
-        return {
-            name: sum(p.numel() for p in net.parameters())
-            for name, net in self.nets.items()
-            if not name.endswith("_ema")
-        }
+        target, images of the domain translated to, is not shown: it has no part in the rows.
+        """
+        fake, rec = self.translate(real, direction)
+        return [real, fake, rec]
 
     def state_dict(self) -> dict:
-        """Everything that training needs to go on as if it had not stopped: plain types, tensors.
-
-        Raises NonFiniteLoss rather than handing out broken weights.
-        """
-        nets = {name: net.state_dict() for name, net in self.nets.items()}
-        for name, state in nets.items():
-            for key, value in state.items():
-                if not torch.isfinite(value).all():
-                    raise NonFiniteLoss(f"weight {name}.{key} is not finite at step {self.steps}")
-        return {
-            "nets": nets,
-            "optimizer_G": self.optimizer_G.state_dict(),
-            "optimizer_D": self.optimizer_D.state_dict(),
-            "pool_A": self.pool_A.images,
-            "pool_B": self.pool_B.images,
-            "generator": self.generator.get_state(),
-            "steps": self.steps,
-        }
+        """Everything that training needs to go on: see TranslationModel, and the pools."""
+        return {**super().state_dict(), "pool_A": self.pool_A.images, "pool_B": self.pool_B.images}
 
     def load_state_dict(self, state: dict) -> None:
         """Take up a state_dict() of a model with the same options."""
-        self.load_nets(state["nets"])
-        self.optimizer_G.load_state_dict(state["optimizer_G"])
-        self.optimizer_D.load_state_dict(state["optimizer_D"])
-        for optimizer in (self.optimizer_G, self.optimizer_D):
-            optimizer.param_groups[0]["betas"] = (self.opt.beta1, self.opt.beta2)
+        super().load_state_dict(state)
         self.pool_A.images = state["pool_A"][: self.opt.pool_size].to(self.device)
         self.pool_B.images = state["pool_B"][: self.opt.pool_size].to(self.device)
-        self.steps = state["steps"]
-        if distributed.rank() == 0:
-            self.generator.set_state(state["generator"])
-        else:
-            self.generator.manual_seed(self.opt.seed + 1_000_003 * distributed.rank() + self.steps)
-
-    def load_nets(self, states: dict[str, dict]) -> None:
-        """Load the weights of the nets that this model has."""
-        for name, net in self.nets.items():
-            net.load_state_dict(states[name])
-
-
-class InBf16(nn.Module):
-    """A net for DataParallel, whose threads keep autocast but fall back to its default, float16."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=torch.is_autocast_enabled(device)):
-            return self.net(x)
 
 
 class ImagePool:
@@ -346,13 +213,3 @@ class ImagePool:
                 pool[place], chosen[-1] = new, pool[place]
         self.images = both[upload(torch.tensor(pool), batch.device)]
         return both[upload(torch.tensor(chosen), batch.device)]
-
-
-def lr_factor(epoch: int, niter: int, niter_decay: int) -> float:
-    """Learning rate in epoch 0, 1, ... over the first one: 1, then a straight line.
-
-    It is exactly 0 at epoch niter + niter_decay, the one after the last.
-    """
-    if epoch < niter:
-        return 1.0
-    return max(0.0, 1.0 - (epoch - niter) / niter_decay) if niter_decay else 0.0

@@ -1,0 +1,208 @@
+"""What the models share: device, bf16, averaged weights, losses on their way to the host, state."""
+
+import copy
+import itertools
+import math
+from argparse import Namespace
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+import distributed
+from self_attention import SelfAttention
+
+
+class NonFiniteLoss(Exception):
+    """A loss became NaN or infinite; the message names the term and the step."""
+
+
+class TranslationModel:
+    """Nets by name with two optimisers, one for generators and one for discriminators.
+
+    CycleGANModel and DTNModel are the only ones; each makes its nets with _add, _add_averages and
+    _add_optimizers, and has set_input, forward, backward_G, optimize_parameters, translate and
+    sample of its own. Weights start from opt.seed. With several processes (distributed.py) each
+    one passes its share of the batch; gradients are averaged.
+
+    directions    what it translates: "AtoB" is anime to person, "BtoA" person to anime
+    nets          what a checkpoint holds, by name, unwrapped
+    """
+
+    directions: tuple[str, ...]
+
+    def __init__(self, opt: Namespace) -> None:
+        self.opt = opt
+        self.device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
+        # bf16 convolutions want channels beside each other on GPUs and AMX; AVX512 gains nothing.
+        matrix_units = opt.gpu_ids or torch.cpu._is_amx_tile_supported()
+        nhwc = opt.amp == "bf16" and matrix_units
+        self.memory_format = torch.channels_last if nhwc else torch.contiguous_format
+        self.nets: dict[str, nn.Module] = {}
+        torch.manual_seed(opt.seed)
+
+    def _add(self, name: str, net: nn.Module) -> nn.Module:
+        self.nets[name] = net.to(self.device, memory_format=self.memory_format)
+        if self.opt.compile and name.startswith("netG"):  # a penalty differentiates D twice
+            net.compile()
+        if len(self.opt.gpu_ids) > 1:
+            return nn.DataParallel(InBf16(net), self.opt.gpu_ids)
+        return net
+
+    def _add_averages(self, *names: str) -> None:
+        if self.opt.ema:
+            for name in names:
+                average = copy.deepcopy(self.nets[name]).eval().requires_grad_(False)
+                self.nets[f"{name}_ema"] = average
+
+    def _add_optimizers(self, generators: Iterable[str], discriminators: Iterable[str]) -> None:
+        """Prepare for training the nets of these names."""
+        opt = self.opt
+        # All further chance: a CPU generator, whose state a checkpoint keeps.
+        self.generator = torch.Generator().manual_seed(opt.seed)
+        if distributed.rank():
+            self.generator.manual_seed(opt.seed + 1_000_003 * distributed.rank())
+        adam = {"betas": (opt.beta1, opt.beta2), "fused": True}
+        self._generators, self._discriminators = (
+            [self.nets[name] for name in names] for names in (generators, discriminators)
+        )
+        parameters_G, parameters_D = (
+            itertools.chain.from_iterable(net.parameters() for net in nets)
+            for nets in (self._generators, self._discriminators)
+        )
+        self.optimizer_G = torch.optim.Adam(parameters_G, lr=opt.lr_G, **adam)
+        self.optimizer_D = torch.optim.Adam(parameters_D, lr=opt.lr_D, **adam)
+        self.steps = 0
+        distributed.copy_from_rank_zero(self.nets.values())
+        self._losses: list[tuple[int, dict[str, Tensor]]] = []  # not yet fetched from the device
+
+    # ------------------------------------------------------------------- parts of the step
+
+    def run(self, net: nn.Module, *inputs: object) -> Tensor:
+        """A net's output: computed in bf16 where --amp says so, handed out, and judged, in fp32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.amp == "bf16"):
+            return net(*inputs).float()
+
+    def _require_grad_D(self, required: bool) -> None:
+        for net in self._discriminators:
+            net.requires_grad_(required)
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        """Move the averages towards the generators; faster at first, while those change most."""
+        updates = self.steps // self.opt.n_critic
+        decay = min(self.opt.ema, updates / (updates + 9))
+        for name, average in self.nets.items():
+            if not name.endswith("_ema"):
+                continue
+            net = self.nets[name.removesuffix("_ema")]
+            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+            for old, new in zip(average.buffers(), net.buffers(), strict=True):
+                old.copy_(new)  # spectral norm's singular vectors must fit the weights
+
+    def _keep_losses(self, losses: dict[str, Tensor]) -> None:
+        self._losses.append((self.steps, {k: v.detach() for k, v in losses.items()}))
+
+    def fetch_losses(self) -> list[dict[str, float]]:
+        """Losses of the steps since the last call: the only wait for the device in training.
+
+        Raises NonFiniteLoss at the first one that is NaN or infinite.
+        """
+        steps, self._losses = self._losses, []
+        values = [value for _, losses in steps for value in losses.values()]
+        numbers = iter(torch.stack(values).tolist() if values else ())
+        fetched = []
+        for step, losses in steps:
+            fetched.append({name: next(numbers) for name in losses})
+            for name, value in fetched[-1].items():
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(f"loss {name} became {value} at step {step}")
+        return fetched
+
+    # --------------------------------------------------------------------- around the step
+
+    def averaged(self, name: str) -> nn.Module:
+        """The net as a user will see it: its average where there is one."""
+        return self.nets.get(f"{name}_ema", self.nets[name])
+
+    def update_learning_rate(self, epoch: int) -> None:
+        """Set the learning rates of epoch 0, 1, ... from the schedule."""
+        factor = lr_factor(epoch, self.opt.niter, self.opt.niter_decay)
+        self.optimizer_G.param_groups[0]["lr"] = self.opt.lr_G * factor
+        self.optimizer_D.param_groups[0]["lr"] = self.opt.lr_D * factor
+
+    def attention_gammas(self) -> dict[str, float]:
+        """The weight that each self-attention layer has learned, by net and layer."""
+        return {
+            f"{name}.{path}": layer.gamma.item()
+            for name, net in self.nets.items()
+            for path, layer in net.named_modules()
+            if isinstance(layer, SelfAttention) and not name.endswith("_ema")
+        }
+
+    def count_parameters(self) -> dict[str, int]:
+        """Numbers in the weights of each net, averages left out."""
+        return {
+            name: sum(p.numel() for p in net.parameters())
+            for name, net in self.nets.items()
+            if not name.endswith("_ema")
+        }
+
+    def state_dict(self) -> dict:
+        """Everything that training needs to go on as if it had not stopped: plain types, tensors.
+
+        Raises NonFiniteLoss rather than handing out broken weights.
+        """
+        nets = {name: net.state_dict() for name, net in self.nets.items()}
+        for name, state in nets.items():
+            for key, value in state.items():
+                if not torch.isfinite(value).all():
+                    raise NonFiniteLoss(f"weight {name}.{key} is not finite at step {self.steps}")
+        return {
+            "nets": nets,
+            "optimizer_G": self.optimizer_G.state_dict(),
+            "optimizer_D": self.optimizer_D.state_dict(),
+            "generator": self.generator.get_state(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up a state_dict() of a model with the same options."""
+        self.load_nets(state["nets"])
+        self.optimizer_G.load_state_dict(state["optimizer_G"])
+        self.optimizer_D.load_state_dict(state["optimizer_D"])
+        for optimizer in (self.optimizer_G, self.optimizer_D):
+            optimizer.param_groups[0]["betas"] = (self.opt.beta1, self.opt.beta2)
+        self.steps = state["steps"]
+        if distributed.rank() == 0:
+            self.generator.set_state(state["generator"])
+        else:
+            self.generator.manual_seed(self.opt.seed + 1_000_003 * distributed.rank() + self.steps)
+
+    def load_nets(self, states: dict[str, dict]) -> None:
+        """Load the weights of the nets that this model has."""
+        for name, net in self.nets.items():
+            net.load_state_dict(states[name])
+
+
+class InBf16(nn.Module):
+    """A net for DataParallel, whose threads keep autocast but fall back to its default, float16."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, *more: object) -> Tensor:
+        device = x.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=torch.is_autocast_enabled(device)):
+            return self.net(x, *more)
+
+
+def lr_factor(epoch: int, niter: int, niter_decay: int) -> float:
+    """Learning rate in epoch 0, 1, ... over the first one: 1, then a straight line.
+
+    It is exactly 0 at epoch niter + niter_decay, the one after the last.
+    """
+    if epoch < niter:
+        return 1.0
+    return max(0.0, 1.0 - (epoch - niter) / niter_decay) if niter_decay else 0.0
