@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import torch
 
+import dtn_options
 from dataset import CROPS
 from errors import UserError
 from losses import GAN_MODES, PENALTY_MODES
@@ -35,6 +36,10 @@ DEMO_DEFAULTS = {
 }
 # A checkpoint holds nets of these shapes; --resume cannot change them.
 ARCHITECTURE = (
+    "model",
+    "direction",
+    "f_encoder",
+    "train_f",
     "image_size",
     "generator",
     "ngf",
@@ -57,7 +62,11 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     given = given_options(_train_parser(), argv)
     if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
+        if given.get("model") == "dtn":
+            parser.set_defaults(**dtn_options.DEMO_DEFAULTS)
     opt = parser.parse_args(argv)
+    if not opt.resume:
+        dtn_options.refuse_foreign(opt.model, given)
     # What is given to a run that is resumed is checked together with what it was started with.
     return (opt if opt.resume else _check_training(opt)), given
 
@@ -79,6 +88,7 @@ def resumed_options(saved: dict, given: dict) -> Namespace:
                 f"{saved[key]}, and its architecture cannot change; leave the option out, or start "
                 "a new run"
             )
+    dtn_options.refuse_foreign(saved["model"], given)
     machine = {"num_workers": defaults["num_workers"], "dry_run": False, "gpu_ids": None}
     gpu_ids = saved["gpu_ids"]
     if gpu_ids is not None and max(gpu_ids, default=-1) < torch.cuda.device_count():
@@ -106,7 +116,7 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
 
 def print_options(opt: Namespace) -> None:
     """Print every option in alphabetical order, those that differ from the default marked."""
-    defaults = _check_training(_train_parser().parse_args([]))
+    defaults = _check_training(_train_parser().parse_args(["--model", opt.model]))
     print("----------------- options -----------------")
     for key, value in sorted(vars(opt).items()):
         default = getattr(defaults, key)
@@ -174,7 +184,8 @@ def make_parser(description: str) -> _OneLineParser:
 
 
 def _train_parser() -> _OneLineParser:
-    parser = make_parser("Train CycleGAN between anime faces (domain A) and persons (domain B).")
+    parser = make_parser("Train a translation between anime faces (domain A) and persons (B).")
+    dtn_options.add_options(parser)
 
     data = parser.add_argument_group("data")
     add_data_options(parser, data)
@@ -209,8 +220,9 @@ def _train_parser() -> _OneLineParser:
                           help="of weights, data order and all other chance")
 
     losses = parser.add_argument_group("losses")
-    losses.add_argument("--gan_mode", choices=GAN_MODES, default="sn",
-                        help="adversarial objective; sn is hinge with spectral norm (losses.py)")
+    losses.add_argument("--gan_mode", choices=GAN_MODES,
+                        help="adversarial objective (losses.py); if not given: sn, hinge with "
+                        "spectral norm, and vanilla, cross-entropy, with dtn")
     losses.add_argument("--lambda_A", type=number(0), default=10.0,
                         help="weight of the cycle anime -> person -> anime; the original used "
                         "250, with its sagan generator")
@@ -327,7 +339,11 @@ def given_options(parser: _OneLineParser, argv: Sequence[str] | None = None) -> 
 
 
 def _check_training(opt: Namespace) -> Namespace:
-    """Fill in what depends on other options, and refuse what cannot work together."""
+    """Fill in what depends on other options, and refuse what cannot work together.
+
+    Options of another model are left out of what comes back.
+    """
+    dtn_options.choose_gan_mode(opt)
     wasserstein_alone = opt.gan_mode in ("wgan", "wgangp")
     if opt.discriminator is None:
         opt.discriminator = "patch" if wasserstein_alone else "sagan"
@@ -353,7 +369,8 @@ def _check_training(opt: Namespace) -> Namespace:
             "--compile: does not go with nn.DataParallel over several --gpu_ids; start the run "
             f"with torchrun --nproc_per_node={len(opt.gpu_ids)} train.py instead"
         )
-    problem = image_size_problem(opt.generator, opt.discriminator, opt.image_size)
+    generator = "decoder" if opt.model == "dtn" else opt.generator
+    problem = image_size_problem(generator, opt.discriminator, opt.image_size)
     if problem:
         raise UserError(f"--image_size {opt.image_size}: {problem}")
     if opt.niter + opt.niter_decay == 0:
@@ -363,4 +380,6 @@ def _check_training(opt: Namespace) -> Namespace:
             f"--batch_size {opt.batch_size}: fewer than the {len(opt.gpu_ids)} GPUs of --gpu_ids; "
             "raise it or name fewer GPUs"
         )
+    for key in dtn_options.foreign(opt.model):
+        delattr(opt, key)
     return opt

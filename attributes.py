@@ -19,6 +19,45 @@ GROUPS = ("Male", "Eyeglasses", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_
 SMALLEST_GROUP = 20  # members below which a group's figures say nothing
 
 
+def read_table(path: Path) -> tuple[list[str], dict[str, list[float]]]:
+    """All attributes of a CSV: their names, and values by file name (without folder and type).
+
+    Attributes are the columns that hold 0, 1, -1 (read as 0) or nothing (NaN) alone. Raises
+    UserError if the file is missing or has none.
+    """
+    rows = _rows(path)
+    names = [
+        name for name in rows[0]
+        if name not in ("file", "split", "identity")
+        and {row[name] for row in rows} <= {"0", "1", "-1", ""}
+    ]  # fmt: skip
+    if not names:
+        raise UserError(f"--attributes {path}: no column holds 0 and 1 alone, beside 'file'")
+    values = {"0": 0.0, "-1": 0.0, "1": 1.0, "": float("nan")}
+    return names, {Path(row["file"]).stem: [values[row[n]] for n in names] for row in rows}
+
+
+def read_identities(path: Path) -> dict[str, str]:
+    """Who is on each picture, by file name without folder and type; empty without that column."""
+    rows = _rows(path)
+    return {Path(row["file"]).stem: row["identity"] for row in rows if row.get("identity")}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV with a column "file", at least one. Raises UserError."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, restval=""))
+        if not rows or "file" not in rows[0]:
+            raise ValueError("no row below a header with 'file'")
+        return rows
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"--attributes {path}: not a table with a header, a column 'file' and attributes as "
+            f"0 or 1 ({error})"
+        ) from error
+
+
 def read_attributes(path: Path) -> dict[str, dict[str, int]]:
     """Rows of a CSV by file name (without folder and type), values 0 or 1; -1 is read as 0.
 

@@ -163,14 +163,6 @@ class CycleGANModel(TranslationModel):
         there.train(modes[0]), back.train(modes[1])
         return torch.cat(fakes), torch.cat(recs) if and_back else None
 
-    def sample(self, real: Tensor, target: Tensor, direction: str) -> list[Tensor]:
-        """Rows of a grid: images, their translations, and these translated back.
-
-        target, images of the domain translated to, is not shown: it has no part in the rows.
-        """
-        fake, rec = self.translate(real, direction)
-        return [real, fake, rec]
-
     def state_dict(self) -> dict:
         """Everything that training needs to go on: see TranslationModel, and the pools."""
         return {**super().state_dict(), "pool_A": self.pool_A.images, "pool_B": self.pool_B.images}

@@ -71,8 +71,7 @@ def make_demo(
         _remove_old([place for place, *_ in parts])
         with tqdm(total=2 * (count + test_count), desc="drawing demo faces", disable=None) as bar:
             for place, style, total, stream in parts:
-                generator = torch.Generator().manual_seed(3 * seed + stream)
-                factors = [sample_factors(generator) for _ in range(total)]
+                factors = _factors(seed, stream, total)
                 place.mkdir(parents=True, exist_ok=True)
                 for i, one in enumerate(factors):
                     image = draw_face(one, style, image_size, texture_seed=3 * i + stream)
@@ -89,6 +88,25 @@ def make_demo(
     ):
         with atomic_write(path) as file:
             file.write(json.dumps(content).encode())
+
+
+def _factors(seed: int, stream: int, count: int) -> list[Factors]:
+    generator = torch.Generator().manual_seed(3 * seed + stream)
+    return [sample_factors(generator) for _ in range(count)]
+
+
+def training_factors(folder: Path) -> dict[str, list[Factors]]:
+    """Factors of the training images of a finished set by style, in the order of their numbers."""
+    path = Path(folder) / "demo.json"
+    try:
+        settings = json.loads(path.read_bytes())
+        seed, count = settings["seed"], settings["count"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: not of a finished demo set; draw one with "
+            f"`python demo_faces.py --output {folder}`"
+        ) from error
+    return {style: _factors(seed, stream, count) for stream, style in enumerate(STYLES)}
 
 
 def load_pairs(folder: Path) -> list[Factors]:

@@ -61,6 +61,21 @@ def _changed(factors: Factors, name: str, value: int) -> Factors:
     return replace(factors, **{name: list({**COLOURS, **SHAPES}[name])[value]})
 
 
+def factor_labels(factors: Sequence[Factors]) -> tuple[torch.Tensor, list[str]]:
+    """Factors as attributes: float (N, L), 0 or 1, and their names, like hair_colour=red."""
+    columns, names = [], []
+    for name, choices in {**COLOURS, **SHAPES}.items():
+        values = torch.tensor([_value(one, name) for one in factors])
+        for number, choice in enumerate(choices):
+            if choices != (False, True) or choice:  # one column says both
+                columns.append(values == number)
+                names.append(name if choices == (False, True) else f"{name}={choice}")
+    for name in ("head_width", "head_height", "tilt"):
+        columns.append(torch.tensor([getattr(one, name) > 0 for one in factors]))
+        names.append(f"{name}>0")
+    return torch.stack(columns, dim=1).float(), names
+
+
 @lru_cache(maxsize=4096)  # the drawings for 200 faces, 50 MB at 64x64: a second model is fast
 def _draw(factors: Factors, style: str, size: int, texture_seed: int = 0) -> np.ndarray:
     """Draw a face as (H, W, 3) uint8, read-only."""

@@ -31,7 +31,6 @@ from arguments import (
 from attributes import by_group, read_attributes
 from batches import derived_generator, split_holdout, to_float, to_uint8
 from checkpoint import find_checkpoint, load_checkpoint
-from cyclegan_model import CycleGANModel
 from dataset import check_domains, find_images, load_folder
 from demo_faces import load_pairs, make_demo
 from demo_truth import factor_agreement, pixel_error
@@ -39,10 +38,10 @@ from errors import UserError, one_line_errors
 from files import atomic_write
 from grids import save_grid
 from option_types import whole
-from test import load_model
+from test import DIRECTIONS, load_model
+from translation_model import TranslationModel
 
 MOST_TRAINING_IMAGES = 15000  # per domain, evenly spaced: bounds memory and time
-DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
 
 
 @one_line_errors
@@ -73,7 +72,7 @@ def main() -> None:
     if not opt.floors_only:
         attributes = read_attributes(Path(opt.attributes)) if opt.attributes else None
         made = {}
-        directions = [opt.direction] if opt.fakes else list(DIRECTIONS)
+        directions = [opt.direction] if opt.fakes else model.directions
         for direction in directions:
             source, target = (images[domain] for domain in DIRECTIONS[direction])
             fakes, recs = made[direction] = translations(opt, model, direction, source)
@@ -81,9 +80,9 @@ def main() -> None:
             if opt.demo:
                 figures["truth"] = truth(fakes, DIRECTIONS[direction][1])
             results[direction] = figures
-            if recs is not None:
+            if model:
                 save_cases(output.with_suffix(""), direction, source, target, fakes, recs)
-        if attributes and model and images["person"]["train"] is not None:
+        if attributes and len(made) == 2 and images["person"]["train"] is not None:
             to_anime, back = made["BtoA"]
             results["groups"] = by_group(attributes, images["person"], to_anime, back,
                                          made["AtoB"][0], opt.seed)  # fmt: skip
@@ -205,7 +204,7 @@ def refuse_swapped(images: dict[str, dict]) -> None:
 
 
 def translations(
-    opt: Namespace, model: CycleGANModel | None, direction: str, source: dict
+    opt: Namespace, model: TranslationModel | None, direction: str, source: dict
 ) -> tuple[Tensor, Tensor | None]:
     """Outputs of a model with their reconstructions, or ready ones without."""
     if opt.fakes:
@@ -277,18 +276,23 @@ def truth(fakes: Tensor, style: str) -> dict:
 
 
 def save_cases(
-    folder: Path, direction: str, source: dict, target: dict, fakes: Tensor, recs: Tensor
+    folder: Path, direction: str, source: dict, target: dict, fakes: Tensor, recs: Tensor | None
 ) -> None:
     """Grids: best, median and worst by reconstruction; outputs over their nearest training images.
 
-    The first holds three bands of ten columns, each input over output over reconstruction.
+    The first holds three bands of ten columns, each input over output over reconstruction; without
+    reconstructions its bands are the first, middle and last inputs, which is in its name.
     """
-    order = (recs - source["test"]).abs().flatten(1).mean(1).argsort()
+    if recs is None:
+        kind, order, shown = "first_middle_last", torch.arange(len(fakes)), (source["test"], fakes)
+    else:
+        order = (recs - source["test"]).abs().flatten(1).mean(1).argsort()
+        kind, shown = "best_median_worst", (source["test"], fakes, recs)
     n = min(10, len(order) // 3)
     middle = len(order) // 2 - n // 2
     bands = [order[:n], order[middle : middle + n], order[-n:]]
-    rows = [x[band] for band in bands for x in (source["test"], fakes, recs)]
-    save_grid(folder / f"{direction}_best_median_worst.png", torch.cat(rows), n)
+    rows = [x[band] for band in bands for x in shown]
+    save_grid(folder / f"{direction}_{kind}.png", torch.cat(rows), n)
     if target["train"] is not None:
         shown = fakes[order[middle : middle + n]]
         _, nearest = metrics.nearest(shown, target["train"])

@@ -1,12 +1,15 @@
 """Generators and discriminators, their initialisation, and the image sizes that they take.
 
 All nets map float images (B, 3, H, W) in [-1, 1]. Generators return images of the same shape and
-range; discriminators return logits (B, 1, h, w), without a sigmoid.
+range, but for DTN's decoder, which maps features (B, dim) to images; discriminators return logits
+(B, 1, h, w), or one channel per class, without a sigmoid.
 """
 
+import itertools
 from argparse import Namespace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
@@ -27,12 +30,20 @@ def build_generator(opt: Namespace) -> nn.Module:
     return net
 
 
-def build_discriminator(opt: Namespace) -> nn.Module:
+def build_decoder(opt: Namespace, dim: int) -> nn.Module:
+    """Make DTN's decoder of features (B, dim), initialised."""
+    net = FeatureDecoder(dim, opt.ngf, opt.image_size, opt.attention)
+    init_weights(net, opt.init_type, opt.init_gain)
+    add_spectral_norm(net)
+    return net
+
+
+def build_discriminator(opt: Namespace, classes: int = 1) -> nn.Module:
     """Make the discriminator that `opt.discriminator` names, initialised."""
     if opt.discriminator == "sagan":
-        net = SaganDiscriminator(opt.ndf, opt.attention)
+        net = SaganDiscriminator(opt.ndf, opt.attention, classes)
     else:
-        net = PatchDiscriminator(opt.ndf, instance_norm=not opt.spectral_norm)
+        net = PatchDiscriminator(opt.ndf, not opt.spectral_norm, classes)
     init_weights(net, opt.init_type, opt.init_gain)
     if opt.spectral_norm:
         add_spectral_norm(net)
@@ -47,6 +58,8 @@ def image_size_problem(generator: str, discriminator: str, image_size: int) -> s
         return "the unet generator halves five times and needs a multiple of 32"
     if generator == "sagan" and (image_size % 16 or image_size < 64):
         return "the sagan generator needs a multiple of 16, at least 64"
+    if generator == "decoder" and image_size % 16:
+        return "DTN's decoder doubles four times and needs a multiple of 16"
     if discriminator == "sagan" and image_size < 64:
         return "the sagan discriminator needs at least 64; --discriminator patch takes 24 and more"
     if discriminator == "patch" and image_size < 24:
@@ -222,6 +235,75 @@ class SaganGenerator(nn.Module):
         return self.head(self.attention_32(x))
 
 
+class FeatureNorm(nn.Module):
+    """Instance norm with scale and shift from features: (B, C, H, W), (B, dim) -> (B, C, H, W).
+
+    The features should have a length of about 1. Source: Huang and Belongie 2017 (AdaIN).
+    """
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(channels)
+        self.style = nn.Linear(dim, 2 * channels)
+        nn.init.normal_(self.style.weight, 0.0, 0.5)
+        nn.init.zeros_(self.style.bias)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        scale, shift = self.style(features)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+        return self.norm(x) * (1 + scale) + shift
+
+
+class UpBlock(nn.Module):
+    """Doubles a feature map: (B, C, H, W), (B, dim) -> (B, c_out, 2 H, 2 W)."""
+
+    def __init__(self, c_in: int, c_out: int, dim: int) -> None:
+        super().__init__()
+        self.norm_1, self.norm_2 = FeatureNorm(c_in, dim), FeatureNorm(c_out, dim)
+        self.conv_1 = nn.Conv2d(c_in, c_out, kernel_size=3, padding=1)
+        self.conv_2 = nn.Conv2d(c_out, c_out, kernel_size=3, padding=1)
+        self.skip = nn.Conv2d(c_in, c_out, kernel_size=1)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        y = F.interpolate(F.relu(self.norm_1(x, features)), scale_factor=2)
+        y = self.conv_2(F.relu(self.norm_2(self.conv_1(y), features)))
+        return y + F.interpolate(self.skip(x), scale_factor=2)
+
+
+class FeatureDecoder(nn.Module):
+    """DTN's g: features (B, dim) -> images (B, 3, H, H), H = image_size, a multiple of 16.
+
+    A linear layer to H/16, then four blocks that double, of 8, 4, 2 and 1 times ngf channels, with
+    self-attention at a quarter of the size. All convolutions get spectral norm from build_decoder.
+
+    Source: the generator of Zhang et al. 2019 (SAGAN), whose batch norms give way to instance norms
+    with scale and shift from the features: no image then depends on others of its batch.
+    """
+
+    def __init__(
+        self, dim: int, ngf: int = 64, image_size: int = 64, attention: bool = True
+    ) -> None:
+        super().__init__()
+        self.first_size, widths = image_size // 16, [8 * ngf, 8 * ngf, 4 * ngf, 2 * ngf, ngf]
+        self.linear = nn.Linear(dim, widths[0] * self.first_size**2)
+        nn.init.normal_(self.linear.weight)  # outputs of deviation 1, features being 1 long
+        nn.init.zeros_(self.linear.bias)
+        pairs = itertools.pairwise(widths)
+        self.blocks = nn.ModuleList(UpBlock(c_in, c_out, dim) for c_in, c_out in pairs)
+        self.attention = SelfAttention(4 * ngf) if attention else nn.Identity()
+        self.norm = FeatureNorm(ngf, dim)
+        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(ngf, 3, kernel_size=3, padding=1), nn.Tanh())
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.linear(features)
+        x = x.unflatten(1, (-1, self.first_size, self.first_size))  # (B, 8 ngf, H/16, H/16)
+        for block in self.blocks[:2]:
+            x = block(x, features)  # H/8, H/4
+        x = self.attention(x)  # (B, 4 ngf, H/4, H/4)
+        for block in self.blocks[2:]:
+            x = block(x, features)  # H/2, H
+        return self.head(self.norm(x, features))
+
+
 def conv_norm_relu(convolution: nn.Module) -> list[nn.Module]:
     return [convolution, nn.InstanceNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
 
@@ -232,14 +314,14 @@ def conv_norm_relu(convolution: nn.Module) -> list[nn.Module]:
 class SaganDiscriminator(nn.Module):
     """Convolutional critic with self-attention at 8x8 and at 4x4 (for 64x64 images).
 
-    (B, 3, H, W) -> (B, 1, H/16 - 3, W/16 - 3) logits, one per image at 64x64. H, W at least 64.
+    (B, 3, H, W) -> (B, classes, H/16 - 3, W/16 - 3) logits, one place at 64x64. H, W at least 64.
     Spectral norm, on every layer and the attention too, comes from build_discriminator.
 
     Source: Zhang et al. 2019 (SAGAN), in the layout of anime_person_translation, whose author found
     attention near the output better than near the input.
     """
 
-    def __init__(self, ndf: int = 64, attention: bool = True) -> None:
+    def __init__(self, ndf: int = 64, attention: bool = True, classes: int = 1) -> None:
         super().__init__()
         layers = []
         c_in = 3
@@ -248,7 +330,7 @@ class SaganDiscriminator(nn.Module):
             if attention and c >= ndf * 4:
                 layers.append(SelfAttention(c))
             c_in = c
-        layers.append(nn.Conv2d(ndf * 8, 1, kernel_size=4))  # 4 -> 1
+        layers.append(nn.Conv2d(ndf * 8, classes, kernel_size=4))  # 4 -> 1
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -256,14 +338,15 @@ class SaganDiscriminator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches of 70x70 pixels: (B, 3, H, W) -> (B, 1, H/8 - 2, W/8 - 2) logits.
+    """Judges overlapping patches of 70x70 pixels.
 
-    Instance norm between its layers, unless spectral norm takes its place. H, W at least 24.
+    (B, 3, H, W) -> (B, classes, H/8 - 2, W/8 - 2) logits. Instance norm between its layers, unless
+    spectral norm takes its place. H, W at least 24.
 
     Source: Isola et al. 2017 (pix2pix), section 3.2.2; Zhu et al. 2017 (CycleGAN), section 4.
     """
 
-    def __init__(self, ndf: int = 64, instance_norm: bool = True) -> None:
+    def __init__(self, ndf: int = 64, instance_norm: bool = True, classes: int = 1) -> None:
         super().__init__()
         layers = [nn.Conv2d(3, ndf, kernel_size=4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for c, stride in ((ndf, 2), (ndf * 2, 2), (ndf * 4, 1)):
@@ -271,7 +354,7 @@ class PatchDiscriminator(nn.Module):
             if instance_norm:
                 layers.append(nn.InstanceNorm2d(c * 2))
             layers.append(nn.LeakyReLU(0.2))
-        layers.append(nn.Conv2d(ndf * 8, 1, kernel_size=4, padding=1))
+        layers.append(nn.Conv2d(ndf * 8, classes, kernel_size=4, padding=1))
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from tqdm import tqdm
 from arguments import resumed_options, test_options
 from batches import split_holdout, to_float, to_uint8
 from checkpoint import find_checkpoint, load_checkpoint
-from cyclegan_model import CycleGANModel
 from dataset import (
     UnreadableImage,
     check_domains,
@@ -35,7 +34,10 @@ from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import UserError, one_line_errors
 from files import atomic_write
 from grids import save_grid
+from models import make_model
+from translation_model import TranslationModel
 
+DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
 GRID_COLUMNS = 8
 # Types that --output keeps; pictures of other types get .png after their name.
 SAVED_TYPES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -55,13 +57,13 @@ def main() -> None:
         translate_domains(model, opt, given, state.get("data", {}))
 
 
-def load_model(path: Path, state: dict, opt: Namespace) -> CycleGANModel:
+def load_model(path: Path, state: dict, opt: Namespace) -> TranslationModel:
     """Rebuild the generators of a checkpoint from the options that it holds."""
     here = {"gpu_ids": ",".join(map(str, opt.gpu_ids)) or "-1", "amp": "off", "compile": False}
     try:
         saved = resumed_options(state["options"], here)
         saved.batch_size = opt.batch_size
-        model = CycleGANModel(saved, training=False)
+        model = make_model(saved, training=False, saved=state["model"])
         model.load_nets(state["model"]["nets"])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
@@ -70,7 +72,7 @@ def load_model(path: Path, state: dict, opt: Namespace) -> CycleGANModel:
     return model
 
 
-def translate_domains(model: CycleGANModel, opt: Namespace, given: dict, data: dict) -> None:
+def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data: dict) -> None:
     """Translate a folder of each domain and write grids of inputs and outputs.
 
     data: fingerprints of the folders as they were in training.
@@ -99,7 +101,8 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict, data: d
 
     output = Path(opt.output)
     outputs = {}
-    for real, shows, direction in (("anime", "person", "AtoB"), ("person", "anime", "BtoA")):
+    for direction in model.directions:
+        real, shows = DIRECTIONS[direction]
         fakes = []
         starts = range(0, len(images[real]), opt.batch_size)
         for start in tqdm(starts, desc=direction, disable=None):
@@ -121,8 +124,12 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict, data: d
                   f"{agreement:.1%}, with a shuffled one in {chance:.1%}")  # fmt: skip
 
 
-def translate_files(model: CycleGANModel, opt: Namespace) -> None:
+def translate_files(model: TranslationModel, opt: Namespace) -> None:
     """Translate one picture or a folder of them, one to one, names kept."""
+    if opt.direction not in model.directions:
+        raise UserError(
+            f"--direction {opt.direction}: this model translates {model.directions[0]} alone"
+        )
     source, output = Path(opt.input), Path(opt.output)
     if source.is_dir():
         names = find_images_or_explain(source, "--input")

@@ -1,4 +1,4 @@
-"""Train CycleGAN on two folders of faces.
+"""Train CycleGAN, or DTN (--model dtn), on two folders of faces.
 
     python train.py --demo                                   # drawn faces, minutes on a CPU
     python train.py --domain_A_path data/anime --domain_B_path data/person
@@ -28,7 +28,6 @@ import distributed
 from arguments import print_options, resumed_options, train_options
 from batches import UnpairedBatches, split_holdout, to_float
 from checkpoint import ROOT, find_checkpoint, free_name, load_checkpoint, save_checkpoint
-from cyclegan_model import CycleGANModel, NonFiniteLoss
 from dataset import ImageArray, check_domains, find_images_or_explain, load_folder
 from demo_faces import make_demo
 from errors import UserError, one_line_errors
@@ -43,6 +42,8 @@ from logbook import (
     print_record,
 )
 from metrics import relative_spread
+from models import make_model
+from translation_model import NonFiniteLoss, TranslationModel
 
 GRID_COLUMNS = 12
 RANKS_AGREE_EVERY = 10  # steps; several processes look for a signal, save and log only then
@@ -59,7 +60,7 @@ def main() -> None:
         opt = resumed_options(saved["options"], given)
         opt.name = path.parent.name
     if opt.dry_run:
-        return dry_run(opt)
+        return dry_run(opt, saved)
     opt.gpu_ids = distributed.start(opt.gpu_ids, opt.batch_size)
     main_rank = distributed.rank() == 0
     tune_backends()
@@ -87,7 +88,9 @@ def main() -> None:
 
     # Model, and batches that depend on the seed and the step alone.
     opt.compile = opt.compile and compiler_works(opt)
-    model = CycleGANModel(opt)
+    model = make_model(opt, saved=saved and saved["model"])
+    if opt.model == "dtn" and not saved:
+        model.fit({"A": images_A, "B": images_B}, {"A": train_A, "B": train_B})
     for net, count in model.count_parameters().items():
         print(f"{net}: {count:,} parameters")
     batches = UnpairedBatches(
@@ -237,7 +240,8 @@ def load_domains(opt: Namespace) -> tuple[ImageArray, ImageArray]:
 def choose_name(opt: Namespace, images: int) -> str:
     """The run's name, as given or after what it trains; never that of a run that exists."""
     if not opt.name:
-        return free_name("demo" if opt.demo else f"{opt.gan_mode}_{images}")
+        name = "demo" if opt.demo else f"{opt.gan_mode}_{images}"
+        return free_name(name if opt.model == "cyclegan" else f"{name}_{opt.model}")
     if (ROOT / opt.name / "latest.pth").exists():
         raise UserError(
             f"--name {opt.name}: this run exists; continue it with --resume --name {opt.name}, "
@@ -246,7 +250,7 @@ def choose_name(opt: Namespace, images: int) -> str:
     return opt.name
 
 
-def dry_run(opt: Namespace) -> None:
+def dry_run(opt: Namespace, saved: dict | None) -> None:
     """Print what would be trained, and on what."""
     if opt.demo:
         make_demo(Path("data/demo"))
@@ -257,7 +261,7 @@ def dry_run(opt: Namespace) -> None:
         folder = Path(getattr(opt, flag))
         found = find_images_or_explain(folder, f"--{flag}")
         print(f"{folder}: {len(found)} image files")
-    for net, count in CycleGANModel(opt).count_parameters().items():
+    for net, count in make_model(opt, saved=saved and saved["model"]).count_parameters().items():
         print(f"{net}: {count:,} parameters")
 
 
@@ -274,23 +278,26 @@ def describe_device(opt: Namespace) -> str:
 
 
 def sample(
-    model: CycleGANModel, held_A: Tensor, held_B: Tensor, epoch: int, folder: Path, show: bool
+    model: TranslationModel, held_A: Tensor, held_B: Tensor, epoch: int, folder: Path, show: bool
 ) -> tuple[dict[str, float | None], dict[str, dict]]:
     """Translate the held-out images; returns the relative spread of the outputs by domain.
 
     If they are to be shown, also writes a grid per direction, real over fake over reconstructed,
-    and returns figures by domain.
+    and returns figures by domain. Where a model has no way back, the grid has real images of the
+    other domain as third row and what the model makes of these as fourth.
     """
     spreads, figures = {}, {}
-    for real, target, direction, shows in (
-        (held_A, held_B, "AtoB", "person"),
-        (held_B, held_A, "BtoA", "anime"),
-    ):
+    for direction in model.directions:
+        real, target, shows = (
+            (held_A, held_B, "person") if direction == "AtoB" else (held_B, held_A, "anime")
+        )
         fake, rec = model.translate(real, direction)
         spreads[shows] = relative_spread(fake, target) if min(len(fake), len(target)) > 1 else None
         if show:
-            rows = torch.cat([x[:GRID_COLUMNS] for x in (real, fake, rec)])
-            save_grid(folder / f"{epoch:04}_epoch_{shows}.png", rows, len(rows) // 3)
+            more = [rec] if rec is not None else [target, model.reconstruct(target)]
+            columns = min(GRID_COLUMNS, len(real), len(target))
+            rows = torch.cat([x[:columns] for x in (real, fake, *more)])
+            save_grid(folder / f"{epoch:04}_epoch_{shows}.png", rows, columns)
             figures[shows] = held_out_figures(real, fake, rec, target)
     return spreads, figures
 
@@ -308,7 +315,7 @@ def compiler_works(opt: Namespace) -> bool:
     return True
 
 
-def add_losses(totals: dict[str, list], model: CycleGANModel) -> None:
+def add_losses(totals: dict[str, list], model: TranslationModel) -> None:
     for losses in model.fetch_losses():
         for name, value in losses.items():
             total, n = totals[name]

@@ -34,13 +34,14 @@ import metrics  # noqa: E402
 from arguments import train_options  # noqa: E402
 from attributes import judged, labels_of, read_attributes, train_classifier  # noqa: E402
 from batches import UnpairedBatches, to_float, to_uint8  # noqa: E402
-from cyclegan_model import CycleGANModel, NonFiniteLoss  # noqa: E402
+from cyclegan_model import CycleGANModel  # noqa: E402
 from dataset import ImageArray, load_folder  # noqa: E402
 from demo_faces import hair_agreement, load_pairs, make_demo  # noqa: E402
 from demo_truth import factor_agreement, pixel_error  # noqa: E402
 from files import atomic_write  # noqa: E402
 from grids import save_grid  # noqa: E402
 from train import tune_backends  # noqa: E402
+from translation_model import NonFiniteLoss  # noqa: E402
 
 ROWS = {
     "sn (default)": "",

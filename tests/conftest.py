@@ -21,8 +21,10 @@ def options():
     from arguments import train_options
 
     def make(**kwargs):
-        kwargs = {"ngf": 4, "ndf": 4, "n_blocks": 1, "batch_size": 2, "pool_size": 3,
-                  "amp": "off"} | kwargs  # fmt: skip
+        tiny = {"ngf": 4, "ndf": 4, "batch_size": 2, "amp": "off"}
+        if kwargs.get("model") != "dtn":
+            tiny |= {"n_blocks": 1, "pool_size": 3}
+        kwargs = tiny | kwargs
         flags = []
         for key, value in kwargs.items():
             if isinstance(value, bool):
@@ -52,6 +54,10 @@ TINY = ("--ngf 4 --ndf 4 --n_blocks 1 --batch_size 4 --niter 2 --niter_decay 1 -
         "--gpu_ids -1").split()  # fmt: skip
 
 
+TINY_DTN = ("--model dtn --f_encoder f.pth --ngf 2 --ndf 4 --batch_size 4 --niter 2 "
+            "--niter_decay 1 --gpu_ids -1").split()  # fmt: skip
+
+
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Run a script of the repository in this process, with its exit code and output."""
@@ -71,6 +77,16 @@ def script(monkeypatch, capsys):
     yield run
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def train_dtn(workplace, script):
+    """Run train.py --model dtn with tiny nets, and an untrained encoder in f.pth."""
+    from encoder import Encoder, save_encoder
+
+    torch.manual_seed(0)
+    save_encoder(Path("f.pth"), Encoder(2, 6, 64))
+    return lambda *args: script("train.py", *TINY_DTN, *args)
 
 
 @pytest.fixture

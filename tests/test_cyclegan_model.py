@@ -3,9 +3,10 @@ import itertools
 import pytest
 import torch
 
-from cyclegan_model import CycleGANModel, ImagePool, InBf16, NonFiniteLoss, lr_factor
+from cyclegan_model import CycleGANModel, ImagePool
 from errors import UserError
 from losses import GAN_MODES
+from translation_model import InBf16, NonFiniteLoss, lr_factor
 
 
 def batch(size=2, seed=0):

@@ -19,7 +19,7 @@ COVARIANCE_2 = np.array([[150.0, -50.0, 0.0], [-50.0, 350.0, 90.0], [0.0, 90.0, 
 @pytest.fixture
 def colour(tmp_path):
     """A file of an encoder whose features are the three colours / 255 of a plain image."""
-    encoder = Encoder(3, 3)
+    encoder = Encoder(3, 3, SIZE)
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.zero_()
@@ -29,7 +29,7 @@ def colour(tmp_path):
         encoder.convs[0].bias[:3] = 0.5  # [-1, 1] -> [0, 1], which ReLU lets through
         encoder.linear.weight[:, :3] = torch.eye(3)
     path = tmp_path / "colour.pth"
-    save_encoder(path, encoder, {"width": 3, "dim": 3, "image_size": SIZE})
+    save_encoder(path, encoder)
     return path
 
 
@@ -124,7 +124,7 @@ def test_two_encoders_in_one_process_stay_apart(library, colour, tmp_path):
     with torch.no_grad():
         encoder.linear.weight *= 2
     double = tmp_path / "double.pth"
-    save_encoder(double, encoder, options)
+    save_encoder(double, encoder)
     images, reference = plain_images(0, 100), plain_images(1, 100, MEAN_2)
     first, second = (
         fidelity.fid_kid(images, reference, 0, features=path) for path in (colour, double)
@@ -252,8 +252,8 @@ def test_images_of_another_size_than_the_encoders_are_refused(library, colour):
 
 def test_an_encoder_comes_back_as_it_was_saved_and_draws_nothing(tmp_path):
     options = {"width": 4, "dim": 5, "image_size": 64, "note": "kept"}
-    encoder = Encoder(4, 5)
-    save_encoder(tmp_path / "new" / "encoder.pth", encoder, options)
+    encoder = Encoder(4, 5, 64)
+    save_encoder(tmp_path / "new" / "encoder.pth", encoder, {"note": "kept"})
     state = torch.get_rng_state()
     loaded, read = load_encoder(tmp_path / "new" / "encoder.pth")
     assert torch.equal(torch.get_rng_state(), state)
@@ -293,7 +293,7 @@ def test_encoder_files_that_are_damaged_or_something_else_are_refused(colour, mo
     assert not os.path.exists("executed")
 
 
-@pytest.mark.parametrize(("width", "dim"), [(0, 4), (4, 1)])
-def test_encoders_without_channels_or_covariance_are_refused(width, dim):
-    with pytest.raises(ValueError, match=f"width {width}.*dim {dim}"):
-        Encoder(width, dim)
+@pytest.mark.parametrize(("width", "dim", "size"), [(0, 4, 64), (4, 1, 64), (4, 4, 0)])
+def test_encoders_without_channels_covariance_or_pixels_are_refused(width, dim, size):
+    with pytest.raises(ValueError, match=f"width {width}.*image_size {size}.*dim {dim}"):
+        Encoder(width, dim, size)

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -6,11 +7,14 @@ import torch
 from losses import (
     GAN_MODES,
     WASSERSTEIN_MODES,
+    class_generator_loss,
+    class_loss,
     cycle_loss,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
     identity_loss,
+    total_variation,
 )
 
 REAL, FAKE = torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5], [1.0]])
@@ -112,3 +116,50 @@ def test_penalty_does_not_grow_with_the_number_of_patches():
 def test_cycle_and_identity_are_mean_absolute_errors():
     a, b = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), -0.25)
     assert cycle_loss(a, b).item() == identity_loss(a, b).item() == 0.25
+
+
+# ---- DTN ---------------------------------------------------------------------------------------
+
+
+def logits(*values):
+    return torch.tensor(values, dtype=torch.float64)[None, :, None, None]
+
+
+def test_class_losses_have_the_values_that_algebra_gives():
+    sure = logits(0.0, 0.0, 5.0)
+    wrong = logits(2.0, 0.0, -1.0)
+    cross_entropy = torch.logsumexp(wrong, 1).item() + 1
+    assert class_loss("vanilla", wrong, 2).item() == pytest.approx(cross_entropy)
+    assert class_loss("sn", sure, 2).item() == 0  # margin 5
+    assert class_loss("sn", wrong, 2).item() == pytest.approx(4)  # margin -3
+    assert class_loss("lsgan", logits(0.0, 0.0, 1.0), 2).item() == 0
+    assert class_loss("lsgan", wrong, 2).item() == pytest.approx(4 + 0 + 4)
+    assert class_generator_loss("sn", wrong, 2).item() == pytest.approx(3)
+    for mode in ("vanilla", "lsgan"):
+        assert torch.equal(class_generator_loss(mode, wrong, 1), class_loss(mode, wrong, 1))
+
+
+def test_class_losses_are_means_over_images_and_places():
+    generator = torch.Generator().manual_seed(0)
+    many = torch.randn(4, 3, 2, 5, generator=generator, dtype=torch.float64)
+    for mode in ("vanilla", "sn", "lsgan"):
+        each = [
+            class_loss(mode, many[i, :, y, x][None, :, None, None], 1)
+            for i in range(4) for y in range(2) for x in range(5)
+        ]  # fmt: skip
+        assert class_loss(mode, many, 1).item() == pytest.approx(torch.stack(each).mean().item())
+
+
+@pytest.mark.parametrize("mode", ["wgan", "wgangp", "sn+gp"])
+def test_critics_of_two_sets_have_no_class_loss(mode):
+    with pytest.raises(ValueError, match=re.escape(mode)):
+        class_loss(mode, logits(0.0, 0.0, 0.0), 0)
+
+
+def test_total_variation_is_the_slope_of_a_ramp_and_nothing_on_a_flat_image():
+    y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    assert total_variation((3 * x + 4 * y).expand(2, 3, 8, 8)).item() == pytest.approx(5)
+    flat = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
+    total_variation(flat).backward()
+    assert total_variation(flat).item() == pytest.approx(0, abs=1e-5)
+    assert flat.grad.isfinite().all()

@@ -147,11 +147,12 @@ def test_killed_between_two_saves_resumes_from_the_last_one(workplace, train, sc
     assert train("--name", "unbroken").code == 0
     code = (
         "import os, signal, sys, train\n"
-        "step = train.CycleGANModel.optimize_parameters\n"
+        "from cyclegan_model import CycleGANModel\n"
+        "step = CycleGANModel.optimize_parameters\n"
         "def kill_at_5(self):\n"
         "    step(self)\n"
         "    if self.steps == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "train.CycleGANModel.optimize_parameters = kill_at_5\n"
+        "CycleGANModel.optimize_parameters = kill_at_5\n"
         "train.torch.set_num_threads(1)\n"
         f"sys.argv = ['train.py', *{list(TINY)}, '--name', 'killed']\n"
         "train.main()\n"
