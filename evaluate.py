@@ -82,7 +82,10 @@ def main() -> None:
             results[direction] = figures
             if model:
                 save_cases(output.with_suffix(""), direction, source, target, fakes, recs)
-        if attributes and len(made) == 2 and images["person"]["train"] is not None:
+        if attributes and model and len(model.directions) < 2:
+            print("groups left out: they are judged on persons made again, and this model "
+                  f"translates {model.directions[0]} alone")  # fmt: skip
+        elif attributes and model and images["person"]["train"] is not None:
             to_anime, back = made["BtoA"]
             results["groups"] = by_group(attributes, images["person"], to_anime, back,
                                          made["AtoB"][0], opt.seed)  # fmt: skip
