@@ -96,7 +96,7 @@ def identity_loss(idt: Tensor, real: Tensor) -> Tensor:
 def class_loss(gan_mode: str, logits: Tensor, label: int) -> Tensor:
     """Scalar that DTN's D minimises for images of one class; logits (B, classes, h, w).
 
-    vanilla: cross-entropy, as in the paper (Taigman et al. 2017, equation 3). sn: the hinge of
+    vanilla: cross-entropy, as in the paper (Taigman et al. 2017, section 4). sn: the hinge of
     Crammer and Singer 2001, max(0, 1 - own logit + largest other one). lsgan: squared distance to
     the class's one-hot vector. Mean over images and positions.
     """
@@ -131,7 +131,7 @@ def _margin(logits: Tensor, label: int) -> Tensor:
 def total_variation(images: Tensor) -> Tensor:
     """Mean length of the step from a pixel to its neighbours right and below; (B, 3, H, W).
 
-    Source: Taigman et al. 2017 (DTN), equation 6 with B = 1. The paper sums over pixels; a mean
+    Source: Taigman et al. 2017 (DTN), section 4, with exponent B = 1. The paper sums over pixels; a mean
     does not grow with the image size.
     """
     corner = images[..., :-1, :-1]

@@ -7,13 +7,20 @@ import torch
 import distributed
 from arguments import train_options
 from cyclegan_model import CycleGANModel
+from dtn_model import DTNModel
+from encoder import Encoder
 
 torch.set_num_threads(1)
 mode, output = sys.argv[1:]
-flags = "--n_critic 1 --ngf 4 --ndf 4 --n_blocks 1 --batch_size 4 --pool_size 0 --lambda_idt 0.5"
-opt, _ = train_options([*flags.split(), "--gan_mode", mode, "--amp", "off", "--gpu_ids", "-1"])
+flags = "--n_critic 1 --ngf 4 --ndf 4 --batch_size 4 --amp off --gpu_ids -1".split()
+if mode == "dtn":
+    opt, _ = train_options([*flags, "--model", "dtn", "--train_f"])
+else:
+    flags += "--n_blocks 1 --pool_size 0 --lambda_idt 0.5 --gan_mode".split()
+    opt, _ = train_options([*flags, mode])
 distributed.start(opt.gpu_ids, opt.batch_size)
-model = CycleGANModel(opt)
+torch.manual_seed(distributed.rank())  # weights that rank 0 must give to the others
+model = DTNModel(opt, Encoder(4, 6, 64)) if mode == "dtn" else CycleGANModel(opt)
 images = torch.rand(2, 4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 share = images.chunk(distributed.world_size(), dim=1)[distributed.rank()]
 model.set_input(*share)
@@ -21,8 +28,8 @@ model.forward()
 model._require_grad_D(False)
 model.backward_G()
 model._require_grad_D(True)
-model.backward_D("A")
-model.backward_D("B")
+for domain in [()] if mode == "dtn" else ["A", "B"]:
+    model.backward_D(*domain)
 distributed.average_gradients(model.optimizer_G)
 distributed.average_gradients(model.optimizer_D)
 gradients = {
