@@ -131,8 +131,8 @@ def _margin(logits: Tensor, label: int) -> Tensor:
 def total_variation(images: Tensor) -> Tensor:
     """Mean length of the step from a pixel to its neighbours right and below; (B, 3, H, W).
 
-    Source: Taigman et al. 2017 (DTN), section 4, with exponent B = 1. The paper sums over pixels; a mean
-    does not grow with the image size.
+    Source: Taigman et al. 2017 (DTN), section 4, with exponent B = 1. The paper sums over pixels;
+    a mean does not grow with the image size.
     """
     corner = images[..., :-1, :-1]
     squares = (images[..., 1:, :-1] - corner).square() + (images[..., :-1, 1:] - corner).square()
