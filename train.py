@@ -294,9 +294,11 @@ def sample(
         fake, rec = model.translate(real, direction)
         spreads[shows] = relative_spread(fake, target) if min(len(fake), len(target)) > 1 else None
         if show:
-            more = [rec] if rec is not None else [target, model.reconstruct(target)]
-            columns = min(GRID_COLUMNS, len(real), len(target))
-            rows = torch.cat([x[:columns] for x in (real, fake, *more)])
+            rows = [real, fake, rec]
+            if rec is None:
+                rows = [real, fake, target, model.reconstruct(target)]
+            columns = min(GRID_COLUMNS, *map(len, rows))
+            rows = torch.cat([row[:columns] for row in rows])
             save_grid(folder / f"{epoch:04}_epoch_{shows}.png", rows, columns)
             figures[shows] = held_out_figures(real, fake, rec, target)
     return spreads, figures

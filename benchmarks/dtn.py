@@ -3,7 +3,7 @@
     python benchmarks/dtn.py --json benchmarks/results/dtn_cpu.json
     python benchmarks/dtn.py --rows "f fixed" "f trained along" --seeds 1       # a part of it
 
-Trains f on the demo's factors once, then `train.py --model dtn --demo` with each row's flags, and
+Trains f once, on the demo's factors unless a row says otherwise, then `train.py --model dtn --demo` with each row's flags, and
 measures on the 200 held-out true pairs, which no training has seen:
 
 variance of f    of f(x) over the held-out persons, each number relative to what it was before
@@ -40,9 +40,10 @@ from demo_truth import COLOURS, SHAPES, factor_agreement  # noqa: E402
 from grids import save_grid  # noqa: E402
 from test import load_model  # noqa: E402
 
-# Flags of train.py, and which f: trained on the demo's factors, or as it was before.
+# Flags of train.py, and which f.
 ROWS = {
     "f fixed": ("", "encoder"),
+    "f fixed, learned without labels": ("", "unlabelled"),
     "f trained along": ("--train_f", "encoder"),
     "f trained along from nothing": ("--train_f", "untrained"),
     "f fixed, but untrained": ("", "untrained"),
@@ -50,7 +51,13 @@ ROWS = {
     "no L_TID": ("--lambda_tid 0", "encoder"),
     "L_TID of weight 1": ("--lambda_tid 1", "encoder"),
 }
-ENCODERS = {"encoder": [], "untrained": ["--steps", "0"]}
+# Flags of pretrain_encoder.py: from the demo's factors, from its pictures alone, and not at all.
+ENCODERS = {
+    "encoder": "--demo",
+    "unlabelled": "--domain_A_path data/demo/anime --domain_B_path data/demo/person --dim 64 "
+                  "--batch_size 32 --steps 600",
+    "untrained": "--demo --steps 0",
+}  # fmt: skip
 
 
 def run(work: Path, script: str, *flags: object) -> None:
@@ -164,7 +171,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     for name, flags in ENCODERS.items():
         if not (options.work / f"data/demo/{name}.pth").exists():
-            run(options.work, "pretrain_encoder.py", "--demo", "--gpu_ids", "-1", *flags,
+            run(options.work, "pretrain_encoder.py", *flags.split(), "--gpu_ids", "-1",
                 "--output", f"data/demo/{name}.pth")  # fmt: skip
     results: dict = {
         "date": str(date.today()),
