@@ -3,8 +3,8 @@
     python benchmarks/dtn.py --json benchmarks/results/dtn_cpu.json
     python benchmarks/dtn.py --rows "f fixed" "f trained along" --seeds 1       # a part of it
 
-Trains f once, on the demo's factors unless a row says otherwise, then `train.py --model dtn --demo` with each row's flags, and
-measures on the 200 held-out true pairs, which no training has seen:
+Trains f once, on the demo's factors unless a row says otherwise, then `train.py --model dtn --demo`
+with each row's flags, and measures on the 200 held-out true pairs, which no training has seen:
 
 variance of f    of f(x) over the held-out persons, each number relative to what it was before
                  training: 1 is unchanged, 0 is an f that tells nothing apart
