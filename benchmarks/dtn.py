@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare DTN with and without its parts.")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which")
     parser.add_argument("--seeds", type=int, default=2, help="of each row")
-    parser.add_argument("--epochs", type=int, default=4, help="of 234 steps")
+    parser.add_argument("--epochs", type=int, default=3, help="of 234 steps")
     parser.add_argument("--work", type=Path, default=Path("out/dtn"), help="where they run")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
