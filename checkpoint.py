@@ -3,7 +3,7 @@
 A run lives in model_ckpt/<name>/: latest.pth, which --resume and test.py take, and epoch_0020.pth,
 epoch_0040.pth ..., which are kept. A file is a dict: "format", "options" (all of them), "epoch" and
 "batch" (where training goes on), "totals" (loss sums of the epoch so far), "data" (fingerprints of
-the image folders), "model" (see CycleGANModel.state_dict).
+the image folders), "model" (see TranslationModel.state_dict).
 """
 
 from pathlib import Path

@@ -60,8 +60,11 @@ class DTNModel(TranslationModel):
         self._add_optimizers(trained, ("netD",))
 
     def fit(self, images: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> None:
-        """Measure f's features of both domains, "A" and "B": uint8 images (N, H, W, 3), and rows
-        of them, int64, that training draws from. What f is relative to stays so from then on."""
+        """Measure what f's features are relative to, once and for all.
+
+        images, rows: of "A" and "B", uint8 (N, H, W, 3), and which of them training draws from,
+        int64.
+        """
         for domain, key in enumerate("AB"):
             self.nets["netF"].fit(domain, images[key], rows[key])
         if "netF_ema" in self.nets:

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from cyclegan_model import CycleGANModel
 from dtn_model import DTNModel
-from encoder import build_encoder, open_encoder
+from encoder import MISFITS, build_encoder, open_encoder
 from errors import UserError
 
 
@@ -19,7 +19,13 @@ def make_model(
     if opt.model == "cyclegan":
         return CycleGANModel(opt, training)
     if saved:
-        encoder = build_encoder(saved["encoder_options"]).to_empty(device="cpu")
+        try:
+            encoder = build_encoder(saved["encoder_options"]).to_empty(device="cpu")
+        except MISFITS as error:
+            raise UserError(
+                f"the checkpoint's encoder_options {saved.get('encoder_options')} are not those of "
+                "an encoder; use another checkpoint"
+            ) from error
     else:
         encoder = open_encoder(opt.f_encoder)
     if encoder.image_size not in (None, opt.image_size):

@@ -187,3 +187,18 @@ def test_a_resnet_of_torchvision_serves_as_f_and_rides_in_the_checkpoint(train_d
     assert load("run")["model"]["encoder_options"] == {"resnet": "resnet18"}
     assert script("train.py", "--resume", "--niter", 2, *HERE).code == 0
     assert script("test.py", *HERE, *FOLDERS).code == 0
+
+
+@pytest.mark.parametrize("options", [None, {"width": 2}, {"resnet": "x"}, {"width": -1, "dim": 4,
+                                     "image_size": 64}])  # fmt: skip
+def test_a_checkpoint_whose_f_cannot_be_rebuilt_is_one_clear_line(run, script, options):
+    path = "model_ckpt/run/latest.pth"
+    state = torch.load(path, weights_only=True)
+    if options is None:
+        del state["model"]["encoder_options"]
+    else:
+        state["model"]["encoder_options"] = options
+    torch.save(state, path)
+    for done in (script("test.py", *HERE), script("train.py", "--resume", *HERE)):
+        assert done.code == 2 and done.err.count("\n") == 1, done.err
+        assert "encoder_options" in done.err
