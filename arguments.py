@@ -30,7 +30,6 @@ DEMO_DEFAULTS = {
     "niter": 2,
     "niter_decay": 3,
     "lr_G": 4e-4,
-    "lambda_idt": 0.5,
     "ema": 0.99,
 }
 # A checkpoint holds nets of these shapes; --resume cannot change them.
@@ -216,7 +215,7 @@ def _train_parser() -> _OneLineParser:
                         "250, with its sagan generator")
     losses.add_argument("--lambda_B", type=number(0), default=10.0,
                         help="weight of the cycle person -> anime -> person")
-    losses.add_argument("--lambda_idt", type=number(0), default=0.0,
+    losses.add_argument("--lambda_idt", type=number(0), default=0.5,
                         help="weight of the identity loss relative to the cycles'; 0 = off")
     losses.add_argument("--lambda_gp", type=number(above=0), default=10.0,
                         help="weight of the gradient penalty (sn+gp, wgangp)")
