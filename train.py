@@ -8,8 +8,8 @@
 
 Writes model_ckpt/<name>/ (latest.pth, epoch_0020.pth ..., and best.pth: the epoch whose held-out
 outputs have the smallest sliced Wasserstein distance to real images and are not collapsed) and
-save_image/<name>/ (a grid per direction and epoch, and log.jsonl with one line per epoch). Ctrl-C
-and SIGTERM save before they stop.
+save_image/<name>/ (a grid per direction and epoch, log.jsonl with one line per epoch, and
+index.html to look through both). Ctrl-C and SIGTERM save before they stop.
 """
 
 import json
@@ -33,6 +33,7 @@ from dataset import ImageArray, check_domains, find_images_or_explain, load_fold
 from demo_faces import make_demo
 from errors import UserError, one_line_errors
 from files import atomic_write
+from gallery import refresh_run_page
 from grids import save_grid
 from logbook import (
     append_line,
@@ -185,6 +186,7 @@ def main() -> None:
                 }
                 append_line(image_dir / "log.jsonl", json.dumps(record))
                 print_record(record)
+                refresh_run_page(image_dir)
                 better = best_so_far(best, record)
                 best, improved = better, better is not best
 
