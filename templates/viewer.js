@@ -30,6 +30,7 @@ function make(name, properties = {}, ...children) {
 }
 
 const runs = () => state.picks.map((i) => page.runs[i]);
+const start = () => (page.step === "epoch" ? Math.max(0, steps.length - 1) : 0);
 const between = (low, value, high) => Math.max(low, Math.min(high, value));
 
 // ---------------------------------------------------------------------------- showing
@@ -40,7 +41,7 @@ function build() {
   const all = frames.length ? frames.map((f) => f.at) : runs().flatMap((run) => run.epochs);
   const step = steps[state.at];
   steps = [...new Set(all)].sort((a, b) => a - b);
-  state.at = Math.max(0, steps.length - 1);
+  state.at = start();
   if (step !== undefined && steps.length) state.at = nearest(step);
   get("slider").max = Math.max(0, steps.length - 1);
   get("notes").replaceChildren(...runs().flatMap((run) => run.notes.map((note) =>
@@ -163,7 +164,7 @@ function otherFace(by) {
 function remember() {
   const words = new URLSearchParams();
   if (compared) runs().forEach((run, r) => words.set("ab"[r], run.name));
-  if (state.at < steps.length - 1) words.set(page.step, steps[state.at]);
+  if (state.at !== start()) words.set(page.step, steps[state.at]);
   if (state.face) words.set("face", state.face.join("."));
   words.set("zoom", state.zoom);
   history.replaceState(null, "", `#${words}`);
