@@ -14,6 +14,7 @@ import torch
 
 from dataset import CROPS
 from errors import UserError
+from faces import add_face_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
 from option_types import number, run_name, whole
@@ -96,8 +97,9 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
             f"--input {opt.input}: needs --direction (AtoB: anime to person, BtoA: person to "
             "anime) and --output DIR"
         )
-    if not opt.input and (opt.direction or opt.overwrite):
-        raise UserError("--direction and --overwrite go with --input FILE_OR_FOLDER")
+    alone = ("direction", "overwrite", "compare", "detect_faces", "cascade")
+    if not opt.input and any(getattr(opt, name) for name in alone):
+        raise UserError(f"--{', --'.join(alone)}: these go with --input FILE_OR_FOLDER; name one")
     opt.output = opt.output or "test_image"
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
     return opt, given_options(_test_parser(), argv)
@@ -290,6 +292,9 @@ def _test_parser() -> _OneLineParser:
                        help="AtoB: anime to person; BtoA: person to anime")
     files.add_argument("--output", help="folder for the pictures (default: test_image)")
     files.add_argument("--overwrite", action="store_true", help="replace pictures in --output")
+    files.add_argument("--compare", action="store_true",
+                       help="write input, output and reconstruction side by side")
+    add_face_options(files)
     return parser
 
 

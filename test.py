@@ -4,41 +4,31 @@
     python test.py --name sn_50000               # held-out images of that run's own folders
     python test.py --ckpt model_ckpt/sn_50000/epoch_0200.pth --domain_B_path data/person_test
     python test.py --input photo.jpg --direction BtoA --output out    # one in, one out
+    python test.py --input photo.jpg --direction BtoA --output out --detect_faces --compare
 
 Without --input, writes grids to test_image/: 0__person_real.png beside 0__anime_test.png, its
 translation tile for tile, 0__anime_real.png beside 0__person_test.png, and so on; grids of an
 earlier call are replaced.
 """
 
-import sys
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from arguments import resumed_options, test_options
 from batches import split_holdout, to_float, to_uint8
 from checkpoint import find_checkpoint, load_checkpoint
 from cyclegan_model import CycleGANModel
-from dataset import (
-    UnreadableImage,
-    check_domains,
-    find_images_or_explain,
-    load_folder,
-    load_image,
-)
+from dataset import check_domains, load_folder
 from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import UserError, one_line_errors
-from files import atomic_write
 from grids import save_grid
+from photos import translate_files
 
 GRID_COLUMNS = 8
-# Types that --output keeps; pictures of other types get .png after their name.
-SAVED_TYPES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
 @one_line_errors
@@ -119,58 +109,6 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict, data: d
             agreement, chance = hair_agreement(fakes, factors[: len(fakes)], shows)
             print(f"hair colour of {len(fakes)} {shows} outputs agrees with the true pair in "
                   f"{agreement:.1%}, with a shuffled one in {chance:.1%}")  # fmt: skip
-
-
-def translate_files(model: CycleGANModel, opt: Namespace) -> None:
-    """Translate one picture or a folder of them, one to one, names kept."""
-    source, output = Path(opt.input), Path(opt.output)
-    if source.is_dir():
-        names = find_images_or_explain(source, "--input")
-    elif source.exists():
-        names, source = [source.name], source.parent
-    else:
-        raise UserError(f"--input {source}: no such file or folder; name a picture or a folder")
-    paths = [source / name for name in names]
-    targets = [output / output_name(Path(name)) for name in names]
-    twice = [target for target, count in Counter(targets).items() if count > 1]
-    if twice:
-        raise UserError(
-            f"--input {source}: two pictures would be written to {twice[0]}; rename one of them"
-        )
-    there = [target for target in targets if target.exists()]
-    if there and not opt.overwrite:
-        raise UserError(
-            f"--output {output}: {there[0].name} and {len(there) - 1} more exist there already; "
-            "choose another folder, or replace them with --overwrite"
-        )
-
-    written = 0
-    for start in tqdm(range(0, len(paths), opt.batch_size), desc=opt.direction, disable=None):
-        chunk, chunk_targets = [], []
-        for path, target in list(zip(paths, targets, strict=True))[start : start + opt.batch_size]:
-            try:
-                chunk.append(load_image(path, model.opt.image_size, model.opt.crop))
-                chunk_targets.append(target)
-            except UnreadableImage as error:
-                print(f"skipped {str(path)!r}: {error}", file=sys.stderr)
-        if not chunk:
-            continue
-        images = to_float(torch.stack([torch.from_numpy(image) for image in chunk]))
-        fakes, _ = model.translate(images, opt.direction, and_back=False)
-        for target, pixels in zip(chunk_targets, to_uint8(fakes).numpy(), strict=True):
-            with atomic_write(target) as file:
-                kind = SAVED_TYPES[target.suffix.lower()]
-                quality = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
-                Image.fromarray(pixels).save(file, kind, **quality)
-            written += 1
-    if not written:
-        raise UserError(f"--input {opt.input}: none of {len(paths)} files could be read")
-    print(f"{written} of {len(paths)} pictures translated to {output}/")
-
-
-def output_name(name: Path) -> Path:
-    """Name of a translation: the picture's own, with .png behind it where that type is not kept."""
-    return name if name.suffix.lower() in SAVED_TYPES else name.with_name(f"{name.name}.png")
 
 
 if __name__ == "__main__":
