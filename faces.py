@@ -152,7 +152,9 @@ def measure(folder: Path, count: int, cascade: str | None = None) -> dict[str, n
 
 @one_line_errors
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    from arguments import make_parser  # which imports this module
+
+    parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="pictures of faces, framed as for training")
     parser.add_argument("--cascade", metavar="FILE", help="in place of OpenCV's frontal one")
     parser.add_argument("--dataset_size", type=whole(1), default=600, help="look at N pictures")
