@@ -48,7 +48,7 @@ def add_face_options(group: argparse._ArgumentGroup) -> None:
                        "the default one is for photographs")  # fmt: skip
     group.add_argument("--face_margin", type=number(least=1), default=FACE_MARGIN,
                        help="side of the square that is cut out, over the side of the detected "
-                       "box (default: %(default)s, as --crop celeba; 1.76: as --crop center of "
+                       "box (default: %(default)s, as --crop celeba; 1.77: as --crop center of "
                        "CelebA's 178x218 pictures)")  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Pictures in, pictures out: what `test.py --input` does with a photograph or a folder of them."""
 
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
@@ -144,4 +143,4 @@ def save_picture(target: Path, pixels: np.ndarray) -> None:
 
 
 def skip(path: Path, error: UnreadableImage) -> None:
-    print(f"skipped {str(path)!r}: {error}", file=sys.stderr)
+    say(f"skipped {str(path)!r}: {error}")
