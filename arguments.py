@@ -97,7 +97,7 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
             f"--input {opt.input}: needs --direction (AtoB: anime to person, BtoA: person to "
             "anime) and --output DIR"
         )
-    alone = ("direction", "overwrite", "compare", "detect_faces", "cascade")
+    alone = ("overwrite", "compare", "detect_faces", "cascade")
     if not opt.input and any(getattr(opt, name) for name in alone):
         raise UserError(f"--{', --'.join(alone)}: these go with --input FILE_OR_FOLDER; name one")
     opt.output = opt.output or "test_image"
@@ -289,7 +289,8 @@ def _test_parser() -> _OneLineParser:
     files = parser.add_argument_group("one picture in, one picture out")
     files.add_argument("--input", help="picture, or folder of pictures")
     files.add_argument("--direction", choices=("AtoB", "BtoA"),
-                       help="AtoB: anime to person; BtoA: person to anime")
+                       help="AtoB: anime to person; BtoA: person to anime; without "
+                       "--input: only this one")
     files.add_argument("--output", help="folder for the pictures (default: test_image)")
     files.add_argument("--overwrite", action="store_true", help="replace pictures in --output")
     files.add_argument("--compare", action="store_true",
@@ -299,10 +300,13 @@ def _test_parser() -> _OneLineParser:
 
 
 def add_model_options(parser: _OneLineParser) -> None:
-    model = parser.add_argument_group("model (none of these: the newest run)")
+    model = parser.add_argument_group("model (none of these: the newest run, else the published)")
     one = model.add_mutually_exclusive_group()
-    one.add_argument("--ckpt", help="checkpoint file")
+    one.add_argument("--ckpt", help="checkpoint: a file or folder of any layout in layouts.py")
     one.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
+    model.add_argument("--image_size", type=whole(24),
+                       help="side of the square, pixels; if not given: the checkpoint's, or 256 "
+                       "where it tells none")
 
 
 def add_data_options(parser: _OneLineParser, data: argparse._ArgumentGroup) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import distributed
 from batches import upload
+from errors import UserError
 from losses import (
     PENALTY_MODES,
     cycle_loss,
@@ -33,6 +34,8 @@ from losses import (
 from networks import build_discriminator, build_generator
 from self_attention import SelfAttention
 
+GENERATORS = {"AtoB": "netG_A", "BtoA": "netG_B"}  # by direction
+
 
 class NonFiniteLoss(Exception):
     """A loss became NaN or infinite; the message names the term and the step."""
@@ -42,8 +45,9 @@ class CycleGANModel:
     """The nets, their optimisers and pools, and one training step.
 
     opt: resolved options (arguments.py). Images are float (B, 3, H, W) in [-1, 1]. With
-    training=False only the generators are made. Weights start from opt.seed. With several
-    processes (distributed.py) each one passes its share of the batch; gradients are averaged.
+    training=False only the generators are made, for generators.py to fill. Weights start from
+    opt.seed. With several processes (distributed.py) each one passes its share of the batch;
+    gradients are averaged.
 
     Source: Zhu et al. 2017 (CycleGAN), sections 3 and 4, with the discriminators of Zhang et al.
     2019 (SAGAN).
@@ -58,8 +62,8 @@ class CycleGANModel:
         self.memory_format = torch.channels_last if nhwc else torch.contiguous_format
         self.nets: dict[str, nn.Module] = {}  # what a checkpoint holds, by name, unwrapped
         torch.manual_seed(opt.seed)
-        self.netG_A = self._add("netG_A", build_generator(opt))
-        self.netG_B = self._add("netG_B", build_generator(opt))
+        self.netG_A = self._add("netG_A", build_generator(opt, training))
+        self.netG_B = self._add("netG_B", build_generator(opt, training))
         if opt.ema:
             for name in ("netG_A", "netG_B"):
                 average = copy.deepcopy(self.nets[name]).eval().requires_grad_(False)
@@ -220,6 +224,16 @@ class CycleGANModel:
         self.optimizer_G.param_groups[0]["lr"] = self.opt.lr_G * factor
         self.optimizer_D.param_groups[0]["lr"] = self.opt.lr_D * factor
 
+    @property
+    def directions(self) -> list[str]:
+        """What it can translate: "AtoB", "BtoA" or both."""
+        return [d for d, name in GENERATORS.items() if name in self.nets]
+
+    def translator(self, direction: str) -> nn.Module:
+        """The net that translates in a direction, with averaged weights where there are any."""
+        name = GENERATORS[direction]
+        return self.nets.get(f"{name}_ema", self.nets[name])
+
     @torch.no_grad()
     def translate(
         self, images: Tensor, direction: str, and_back: bool = True
@@ -227,22 +241,30 @@ class CycleGANModel:
         """Translate images, and back again, as a user will see them: eval mode, averaged weights.
 
         images: (N, 3, H, W) on any device; direction "AtoB" or "BtoA".
-        Returns the translations and the reconstructions, (N, 3, H, W) on the CPU.
+        Returns the translations and the reconstructions, (N, 3, H, W) on the CPU; instead of the
+        latter None where they are not asked for, or a file held no generator that leads back.
+        Raises UserError if it held none that leads there.
         """
-        suffix = "_ema" if self.opt.ema else ""
-        there, back = self.nets[f"netG_A{suffix}"], self.nets[f"netG_B{suffix}"]
-        if direction == "BtoA":
-            there, back = back, there
-        modes = there.training, back.training
-        there.eval(), back.eval()
+        if direction not in self.directions:
+            raise UserError(f"--direction {direction}: this model translates {self.directions[0]} "
+                            "only, since its file holds one generator")  # fmt: skip
+        back_again = "BtoA" if direction == "AtoB" else "AtoB"
+        there, back = self.translator(direction), None
+        if and_back and back_again in self.directions:
+            back = self.translator(back_again)
+        used = [net for net in (there, back) if net]
+        modes = [net.training for net in used]
         fakes, recs = [], []
+        for net in used:
+            net.eval()
         for batch in images.split(self.opt.batch_size):
             fake = there(batch.to(self.device))
             fakes.append(fake.cpu())
-            if and_back:
+            if back:
                 recs.append(back(fake).cpu())
-        there.train(modes[0]), back.train(modes[1])
-        return torch.cat(fakes), torch.cat(recs) if and_back else None
+        for net, mode in zip(used, modes, strict=True):
+            net.train(mode)
+        return torch.cat(fakes), torch.cat(recs) if back else None
 
     def attention_gammas(self) -> dict[str, float]:
         """The weight that each self-attention layer has learned, by net and layer."""

@@ -9,12 +9,17 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from self_attention import SelfAttention
 
 
-def build_generator(opt: Namespace) -> nn.Module:
-    """Make the generator that `opt.generator` names, initialised."""
+def build_generator(opt: Namespace, training: bool = True) -> nn.Module:
+    """Make the generator that `opt.generator` names, initialised.
+
+    With training=False its weights are plain: spectral norm is for training, and generators.py
+    divides it out of what it loads.
+    """
     if opt.generator == "resnet":
         net = ResnetGenerator(opt.ngf, opt.n_blocks)
     elif opt.generator == "unet":
@@ -22,7 +27,7 @@ def build_generator(opt: Namespace) -> nn.Module:
     else:
         net = SaganGenerator(opt.ngf, opt.attention)
     init_weights(net, opt.init_type, opt.init_gain)
-    if opt.generator == "sagan":
+    if opt.generator == "sagan" and training:
         add_spectral_norm(net.decoder)
     return net
 
@@ -85,6 +90,22 @@ def add_spectral_norm(net: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             spectral_norm(module)
             module.parametrizations.weight[0].__class__ = _SpectralNormInFp32
+
+
+def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load the weights of another net into this one, whose spectral norm may be another too.
+
+    Weights that come without spectral norm, in a net that has it, are normed anew. Parameters stay
+    the objects that they are, so an optimiser need not know. Raises RuntimeError if a key or shape
+    differs.
+    """
+    plain = not any("parametrizations" in key for key in state)
+    normed = [module for module in net.modules() if plain and is_parametrized(module, "weight")]
+    for module in normed:
+        remove_parametrizations(module, "weight")
+    net.load_state_dict(state)
+    for module in normed:
+        add_spectral_norm(module)
 
 
 class _SpectralNormInFp32(_SpectralNorm):

@@ -5,6 +5,11 @@
     python test.py --ckpt model_ckpt/sn_50000/epoch_0200.pth --domain_B_path data/person_test
     python test.py --input photo.jpg --direction BtoA --output out    # one in, one out
     python test.py --input photo.jpg --direction BtoA --output out --detect_faces --compare
+    python test.py --ckpt model_ckpt/pretrained  # the published model, on the bundled inputs
+    python test.py --ckpt latest_net_G.pth --direction BtoA --domain_B_path data/person_test
+
+--ckpt takes the files of other projects too (layouts.py). Without it and --name the newest run is
+taken or, where there is none, the published model.
 
 Without --input, writes grids to test_image/: 0__person_real.png beside 0__anime_test.png, its
 translation tile for tile, 0__anime_real.png beside 0__person_test.png, and so on; grids of an
@@ -18,46 +23,32 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from arguments import resumed_options, test_options
+from arguments import test_options
 from batches import split_holdout, to_float, to_uint8
-from checkpoint import find_checkpoint, load_checkpoint
 from cyclegan_model import CycleGANModel
 from dataset import check_domains, load_folder
 from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import UserError, one_line_errors
+from generators import find_generators, load_generators
 from grids import save_grid
 from photos import translate_files
 
 GRID_COLUMNS = 8
+# What a model without folders of its own is shown.
+BUNDLED = {"domain_A_path": "test_image/inputs/anime",
+           "domain_B_path": "test_image/inputs/person"}  # fmt: skip
 
 
 @one_line_errors
 def main() -> None:
     opt, given = test_options()
-    path = Path(opt.ckpt) if opt.ckpt else find_checkpoint(opt.name, "demo*" if opt.demo else "*")
-    state = load_checkpoint(path)
-    model = load_model(path, state, opt)
-    averaged = "averaged weights" if model.opt.ema else "weights as trained"
-    print(f"Model: {path} (epoch {state['epoch']}, {averaged}) on {model.device}")
+    path = find_generators(opt)
+    model, found = load_generators(path, opt.gpu_ids, opt.batch_size, opt.direction, opt.image_size)
+    print(f"Model: {path} ({found.about}) on {model.device}")
     if opt.input:
         translate_files(model, opt)
     else:
-        translate_domains(model, opt, given, state.get("data", {}))
-
-
-def load_model(path: Path, state: dict, opt: Namespace) -> CycleGANModel:
-    """Rebuild the generators of a checkpoint from the options that it holds."""
-    here = {"gpu_ids": ",".join(map(str, opt.gpu_ids)) or "-1", "amp": "off", "compile": False}
-    try:
-        saved = resumed_options(state["options"], here)
-        saved.batch_size = opt.batch_size
-        model = CycleGANModel(saved, training=False)
-        model.load_nets(state["model"]["nets"])
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: its weights are not of the architecture that its options name "
-                        f"({reason}); use another checkpoint") from error  # fmt: skip
-    return model
+        translate_domains(model, opt, given, found.data)
 
 
 def translate_domains(model: CycleGANModel, opt: Namespace, given: dict, data: dict) -> None:
@@ -65,12 +56,17 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict, data: d
 
     data: fingerprints of the folders as they were in training.
     """
-    images = {}
+    directions = [opt.direction] if opt.direction else model.directions
+    if model.opt.domain_A_path is None:  # published, or of another project
+        given = BUNDLED | given
     if opt.demo:
         make_demo(Path("data/demo"))
         given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
-    folders = {}
-    for key, domain in (("domain_A_path", "anime"), ("domain_B_path", "person")):
+    images, folders = {}, {}
+    for key, domain, direction in (("domain_A_path", "anime", "AtoB"),
+                                   ("domain_B_path", "person", "BtoA")):  # fmt: skip
+        if direction not in directions:
+            continue
         held_out = key not in given
         folders[domain] = Path(given.get(key, getattr(model.opt, key)))
         size = model.opt.dataset_size if held_out else opt.dataset_size
@@ -85,11 +81,14 @@ def translate_domains(model: CycleGANModel, opt: Namespace, given: dict, data: d
                       "held out now may have been trained on")  # fmt: skip
         what = "images that training held out" if held_out else "images"
         print(f"{folders[domain]}: {len(images[domain])} {what}")
-    check_domains(folders["anime"], folders["person"])
+    if len(folders) == 2:
+        check_domains(folders["anime"], folders["person"])
 
     output = Path(opt.output)
     outputs = {}
     for real, shows, direction in (("anime", "person", "AtoB"), ("person", "anime", "BtoA")):
+        if direction not in directions:
+            continue
         fakes = []
         starts = range(0, len(images[real]), opt.batch_size)
         for start in tqdm(starts, desc=direction, disable=None):

@@ -102,7 +102,7 @@ def test_test_options_that_belong_together_are_asked_for():
         ("--ckpt a --name b", "--name: not allowed with argument --ckpt"),
         ("--input x", "--direction"),
         ("--input x --direction AtoB", "--output"),
-        ("--direction AtoB", "--input"),
+        ("--overwrite", "--input"),
     ):
         with pytest.raises(UserError, match=words):
             arguments.test_options(flags.split())

@@ -1,0 +1,129 @@
+"""Models that translate, and new runs that start, from any file of generators (layouts.py)."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from torch import nn
+
+from arguments import resumed_options
+from checkpoint import ROOT, find_checkpoint
+from cyclegan_model import GENERATORS, CycleGANModel
+from errors import UserError
+from layouts import ORIGINAL_NAMES, PUBLISHED, Found, read_generators
+from networks import load_weights
+
+PRETRAINED = ROOT / "pretrained"
+# The options that shape each net, beside its own name.
+SHAPE = {
+    "generator": {
+        "resnet": ("ngf", "n_blocks"), "unet": ("ngf",), "sagan": ("ngf", "attention"),
+    },
+    "discriminator": {
+        "sagan": ("ndf", "attention", "spectral_norm"), "patch": ("ndf", "spectral_norm"),
+    },
+}  # fmt: skip
+
+
+def find_generators(opt: Namespace) -> Path:
+    """The file or folder that --ckpt or --name names, else the newest run, else the published one.
+
+    Raises UserError if there is none.
+    """
+    if opt.ckpt:
+        return Path(opt.ckpt)
+    if not (opt.name or opt.demo or any(ROOT.glob("*/latest.pth"))):
+        if any((PRETRAINED / name).is_file() for name in PUBLISHED.values()):
+            return PRETRAINED
+    return find_checkpoint(opt.name, "demo*" if opt.demo else "*")
+
+
+def load_generators(
+    path: Path,
+    gpu_ids: list[int],
+    batch_size: int,
+    direction: str | None = None,
+    image_size: int | None = None,
+) -> tuple[CycleGANModel, Found]:
+    """A model that translates, made of any file or folder in the table above, and what it holds.
+
+    direction: which one the model shall translate, where that is just one; for a file that does
+    not tell its own, it does. image_size overrides the file's. The model's `opt` are the options
+    that it was rebuilt from and its `directions` those that it can translate. Raises UserError.
+    """
+    found = read_generators(path, direction)
+    wanted = GENERATORS.get(direction)
+    if wanted and wanted not in found.nets:
+        held = next(d for d, name in GENERATORS.items() if name in found.nets)
+        raise UserError(f"--direction {direction}: {path} holds only the generator for {held}; "
+                        "name another file")  # fmt: skip
+    # The patch discriminator, which is not made here, takes almost any image size.
+    saved = {"image_size": 256, "discriminator": "patch", **found.options, "ema": 0.0}
+    if image_size:
+        saved |= {"image_size": image_size, "discriminator": "patch"}
+    here = {"gpu_ids": ",".join(map(str, gpu_ids)) or "-1", "amp": "off", "compile": False}
+    try:
+        opt = resumed_options(saved, here)
+        model = CycleGANModel(opt, training=False)
+    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}: its options name no architecture that this version can build "
+                        f"({str(error).splitlines()[0]}); use another file") from error  # fmt: skip
+    opt.batch_size = batch_size
+    if "domain_A_path" not in found.options:
+        opt.domain_A_path = opt.domain_B_path = None
+    for name in list(model.nets):
+        if name in found.nets:
+            _load(found, name, model.nets[name])
+        else:
+            del model.nets[name]
+    return model, found
+
+
+def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
+    """Options of a new run of train.py whose nets start from a file (--init_from).
+
+    What shapes those nets, image size and crop are the file's where they are not given. The last
+    two may be given otherwise, the rest may not: raises UserError.
+    """
+    shape = _shape(found.options, "generator")
+    if "netD_A" in found.nets:
+        shape |= _shape(found.options, "discriminator")
+    for key, value in shape.items():
+        if key in given and given[key] != value:
+            raise UserError(
+                f"--{key} {given[key]}: --init_from {found.path} was made with {value}; leave "
+                f"--{key} out" + (", or start from the generators alone, which publish.py takes out"
+                                  if "netD_A" in found.nets else "")
+            )  # fmt: skip
+    taken = {key: found.options[key] for key in ("image_size", "crop") if key in found.options}
+    try:
+        return resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given)
+    except UserError as error:
+        brought = ", ".join(f"{key} {value}" for key, value in (taken | shape).items())
+        raise UserError(f"{error} (--init_from {found.path} brings {brought})") from error
+
+
+def start_from(model: CycleGANModel, found: Found) -> None:
+    """Give the nets of a new run the weights of a file, averages too. Raises UserError."""
+    for name, net in model.nets.items():
+        if name.removesuffix("_ema") in found.nets:
+            _load(found, name.removesuffix("_ema"), net)
+    fresh = [name for name in model.nets if name.removesuffix("_ema") not in found.nets]
+    print(f"Starting from {found.path} ({found.about}): {', '.join(found.nets)}"
+          + (f"; {', '.join(fresh)} from chance" if fresh else ""))  # fmt: skip
+
+
+def _load(found: Found, name: str, net: nn.Module) -> None:
+    try:
+        load_weights(net, found.nets[name])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())  # names all keys missing, left over, of other shape
+        for theirs, ours in ORIGINAL_NAMES.items() if "2018" in found.about else ():
+            reason = reason.replace(ours, theirs)
+        raise UserError(f"{found.path}: {name} is not of the architecture that its options or "
+                        f"shapes tell: {reason}; use another checkpoint") from error  # fmt: skip
+
+
+def _shape(options: dict, net: str) -> dict:
+    """The options that shape the generator, or the discriminator."""
+    keys = (net, *SHAPE[net][options[net]])
+    return {key: options[key] for key in keys if key in options}
