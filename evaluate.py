@@ -56,7 +56,7 @@ def main() -> None:
                 raise UserError(f"--{key}: needed with --floors_only and --fakes; name the folder")
             images[domain] = load(opt, key, Path(given[key]), opt.dataset_size, opt.image_size)
     else:
-        path = find_generators(opt)
+        path = find_generators(opt.ckpt, opt.name, opt.demo)
         model, found = load_generators(path, opt.gpu_ids, opt.batch_size, opt.direction,
                                        opt.image_size)  # fmt: skip
         results["checkpoint"] = {"file": str(path), "epoch": found.epoch, "steps": found.steps}

@@ -24,17 +24,17 @@ SHAPE = {
 }  # fmt: skip
 
 
-def find_generators(opt: Namespace) -> Path:
-    """The file or folder that --ckpt or --name names, else the newest run, else the published one.
+def find_generators(ckpt: str | None, name: str | None, demo: bool = False) -> Path:
+    """The file or folder of --ckpt, that run's of --name, else the newest's, else the published.
 
     Raises UserError if there is none.
     """
-    if opt.ckpt:
-        return Path(opt.ckpt)
-    if not (opt.name or opt.demo or any(ROOT.glob("*/latest.pth"))):
-        if any((PRETRAINED / name).is_file() for name in PUBLISHED.values()):
+    if ckpt:
+        return Path(ckpt)
+    if not (name or demo or any(ROOT.glob("*/latest.pth"))):
+        if any((PRETRAINED / file).is_file() for file in PUBLISHED.values()):
             return PRETRAINED
-    return find_checkpoint(opt.name, "demo*" if opt.demo else "*")
+    return find_checkpoint(name, "demo*" if demo else "*")
 
 
 def load_generators(
@@ -84,9 +84,9 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
     What shapes those nets, image size and crop are the file's where they are not given. The last
     two may be given otherwise, the rest may not: raises UserError.
     """
-    shape = _shape(found.options, "generator")
+    shape = shape_options(found.options, "generator")
     if "netD_A" in found.nets:
-        shape |= _shape(found.options, "discriminator")
+        shape |= shape_options(found.options, "discriminator")
     for key, value in shape.items():
         if key in given and given[key] != value:
             raise UserError(
@@ -123,7 +123,7 @@ def _load(found: Found, name: str, net: nn.Module) -> None:
                         f"shapes tell: {reason}; use another checkpoint") from error  # fmt: skip
 
 
-def _shape(options: dict, net: str) -> dict:
+def shape_options(options: dict, net: str) -> dict:
     """The options that shape the generator, or the discriminator."""
     keys = (net, *SHAPE[net][options[net]])
     return {key: options[key] for key in keys if key in options}

@@ -42,7 +42,7 @@ BUNDLED = {"domain_A_path": "test_image/inputs/anime",
 @one_line_errors
 def main() -> None:
     opt, given = test_options()
-    path = find_generators(opt)
+    path = find_generators(opt.ckpt, opt.name, opt.demo)
     model, found = load_generators(path, opt.gpu_ids, opt.batch_size, opt.direction, opt.image_size)
     print(f"Model: {path} ({found.about}) on {model.device}")
     if opt.input:
