@@ -58,8 +58,10 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
     opt = parser.parse_args(argv)
-    # What is given to a run that is resumed is checked together with what it was started with.
-    return (opt if opt.resume else _check_training(opt)), given
+    if opt.resume and "init_from" in given:
+        raise UserError("--init_from: starts a new run; leave it out to resume one")
+    # What is given is checked together with what a run or a file brings.
+    return (opt if opt.resume or opt.init_from else _check_training(opt)), given
 
 
 def resumed_options(saved: dict, given: dict) -> Namespace:
@@ -262,6 +264,8 @@ def _train_parser() -> _OneLineParser:
                      "<gan_mode>_<images used>, or demo")
     run.add_argument("--resume", action="store_true",
                      help="continue the run --name, or the newest, exactly where it stopped")
+    run.add_argument("--init_from", help="start a new run from the generators (and a run's "
+                     "discriminators) of a file or folder of any layout in layouts.py")
     run.add_argument("--every_save_images", type=whole(1), default=1,
                      help="epochs between sample grids")
     run.add_argument("--ckpt_num", type=whole(1), default=20,

@@ -231,8 +231,7 @@ class CycleGANModel:
 
     def translator(self, direction: str) -> nn.Module:
         """The net that translates in a direction, with averaged weights where there are any."""
-        name = GENERATORS[direction]
-        return self.nets.get(f"{name}_ema", self.nets[name])
+        return self.nets[GENERATORS[direction] + ("_ema" if self.opt.ema else "")]
 
     @torch.no_grad()
     def translate(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+import distributed
 from arguments import resumed_options
 from checkpoint import ROOT, find_checkpoint
 from cyclegan_model import GENERATORS, CycleGANModel
@@ -94,7 +95,8 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
                 f"--{key} out" + (", or start from the generators alone, which publish.py takes out"
                                   if "netD_A" in found.nets else "")
             )  # fmt: skip
-    taken = {key: found.options[key] for key in ("image_size", "crop") if key in found.options}
+    taken = {key: found.options[key] for key in ("image_size", "crop")
+             if key in found.options and key not in given}  # fmt: skip
     try:
         return resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given)
     except UserError as error:
@@ -107,6 +109,7 @@ def start_from(model: CycleGANModel, found: Found) -> None:
     for name, net in model.nets.items():
         if name.removesuffix("_ema") in found.nets:
             _load(found, name.removesuffix("_ema"), net)
+    distributed.copy_from_rank_zero(model.nets.values())
     fresh = [name for name in model.nets if name.removesuffix("_ema") not in found.nets]
     print(f"Starting from {found.path} ({found.about}): {', '.join(found.nets)}"
           + (f"; {', '.join(fresh)} from chance" if fresh else ""))  # fmt: skip
@@ -115,7 +118,7 @@ def start_from(model: CycleGANModel, found: Found) -> None:
 def _load(found: Found, name: str, net: nn.Module) -> None:
     try:
         load_weights(net, found.nets[name])
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         reason = " ".join(str(error).split())  # names all keys missing, left over, of other shape
         for theirs, ours in ORIGINAL_NAMES.items() if "2018" in found.about else ():
             reason = reason.replace(ours, theirs)
@@ -124,6 +127,8 @@ def _load(found: Found, name: str, net: nn.Module) -> None:
 
 
 def shape_options(options: dict, net: str) -> dict:
-    """The options that shape the generator, or the discriminator."""
+    """The options that shape the generator, or the discriminator. Raises UserError."""
+    if options.get(net) not in SHAPE[net]:
+        raise UserError(f"{net} {options.get(net)}: no architecture that this version knows")
     keys = (net, *SHAPE[net][options[net]])
     return {key: options[key] for key in keys if key in options}

@@ -9,7 +9,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from torch.nn.utils.parametrize import is_parametrized
 
 from self_attention import SelfAttention
 
@@ -93,19 +93,20 @@ def add_spectral_norm(net: nn.Module) -> None:
 
 
 def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load the weights of another net into this one, whose spectral norm may be another too.
+    """Load the weights of another net, with spectral norm or without it, into this one.
 
-    Weights that come without spectral norm, in a net that has it, are normed anew. Parameters stay
-    the objects that they are, so an optimiser need not know. Raises RuntimeError if a key or shape
-    differs.
+    Weights without it, where this net has it, get their singular vectors here. Raises RuntimeError
+    if a key or shape differs.
     """
-    plain = not any("parametrizations" in key for key in state)
-    normed = [module for module in net.modules() if plain and is_parametrized(module, "weight")]
-    for module in normed:
-        remove_parametrizations(module, "weight")
+    state = dict(state)
+    for name, module in net.named_modules():
+        if is_parametrized(module, "weight") and f"{name}.weight" in state:
+            weight = state.pop(f"{name}.weight")
+            rows = weight.movedim(module.parametrizations.weight[0].dim, 0).flatten(1)
+            left, _, right = torch.linalg.svd(rows, full_matrices=False)
+            key = f"{name}.parametrizations.weight"
+            state |= {f"{key}.original": weight, f"{key}.0._u": left[:, 0], f"{key}.0._v": right[0]}
     net.load_state_dict(state)
-    for module in normed:
-        add_spectral_norm(module)
 
 
 class _SpectralNormInFp32(_SpectralNorm):

@@ -5,6 +5,7 @@
     python train.py --gpu_ids 0,1,2,3 --batch_size 256       # nn.DataParallel
     torchrun --nproc_per_node=4 train.py --batch_size 256    # a process for each GPU: faster
     python train.py --resume                                 # go on exactly where it stopped
+    python train.py --init_from model_ckpt/pretrained        # a new run from nets that exist
 
 Writes model_ckpt/<name>/ (latest.pth, epoch_0020.pth ..., and best.pth: the epoch whose held-out
 outputs have the smallest sliced Wasserstein distance to real images and are not collapsed) and
@@ -34,7 +35,9 @@ from demo_faces import make_demo
 from errors import UserError, one_line_errors
 from files import atomic_write
 from gallery import refresh_run_page
+from generators import initialised_options, start_from
 from grids import save_grid
+from layouts import read_generators
 from logbook import (
     append_line,
     best_so_far,
@@ -53,7 +56,10 @@ RANKS_AGREE_EVERY = 10  # steps; several processes look for a signal, save and l
 def main() -> None:
     # Options: those of the checkpoint, under those given, when a run is resumed.
     opt, given = train_options()
-    saved = None
+    saved = start = None
+    if opt.init_from:
+        start = read_generators(opt.init_from)
+        opt = initialised_options(opt, given, start)
     if opt.resume:
         path = find_checkpoint(opt.name, "demo*" if opt.demo else "*")
         saved = load_checkpoint(path)
@@ -89,6 +95,9 @@ def main() -> None:
     # Model, and batches that depend on the seed and the step alone.
     opt.compile = opt.compile and compiler_works(opt)
     model = CycleGANModel(opt)
+    if start:
+        start_from(model, start)
+        del start
     for net, count in model.count_parameters().items():
         print(f"{net}: {count:,} parameters")
     batches = UnpairedBatches(
