@@ -268,6 +268,8 @@ def _train_parser() -> _OneLineParser:
                      "discriminators) of a file or folder of any layout in layouts.py")
     run.add_argument("--every_save_images", type=whole(1), default=1,
                      help="epochs between sample grids")
+    run.add_argument("--tensorboard", action=BooleanOptionalAction, default=False,
+                     help="also log to save_image/<name>/tensorboard (pip install tensorboard)")
     run.add_argument("--ckpt_num", type=whole(1), default=20,
                      help="epochs between checkpoints that are kept")
     run.add_argument("--save_minutes", type=number(above=0), default=10.0,

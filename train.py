@@ -47,6 +47,7 @@ from logbook import (
     print_record,
 )
 from metrics import relative_spread
+from tensorboard_log import TensorBoard, check_installed
 
 GRID_COLUMNS = 12
 RANKS_AGREE_EVERY = 10  # steps; several processes look for a signal, save and log only then
@@ -65,6 +66,8 @@ def main() -> None:
         saved = load_checkpoint(path)
         opt = resumed_options(saved["options"], given)
         opt.name = path.parent.name
+    if opt.tensorboard:
+        check_installed()
     if opt.dry_run:
         return dry_run(opt)
     opt.gpu_ids = distributed.start(opt.gpu_ids, opt.batch_size)
@@ -139,6 +142,7 @@ def main() -> None:
             file.write(json.dumps(vars(opt), indent=2).encode())
     if not opt.resume:
         save("latest.pth")  # a folder that cannot be written shows now, not after an epoch
+    board = TensorBoard(image_dir, model.steps) if opt.tensorboard and main_rank else None
     stop = StopSignal()
     epochs, steps = opt.niter + opt.niter_decay, batches.steps_per_epoch
     images_per_step = 2 * opt.batch_size
@@ -196,6 +200,8 @@ def main() -> None:
                 append_line(image_dir / "log.jsonl", json.dumps(record))
                 print_record(record)
                 refresh_run_page(image_dir)
+                if board:
+                    board.add(record)
                 better = best_so_far(best, record)
                 best, improved = better, better is not best
 
