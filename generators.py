@@ -10,7 +10,7 @@ from arguments import resumed_options
 from checkpoint import ROOT, find_checkpoint
 from cyclegan_model import GENERATORS, CycleGANModel
 from errors import UserError
-from layouts import ORIGINAL_NAMES, PUBLISHED, Found, read_generators
+from layouts import ORIGINAL, ORIGINAL_NAMES, PUBLISHED, Found, read_generators
 from networks import load_weights
 
 PRETRAINED = ROOT / "pretrained"
@@ -120,7 +120,7 @@ def _load(found: Found, name: str, net: nn.Module) -> None:
         load_weights(net, found.nets[name])
     except (RuntimeError, IndexError) as error:
         reason = " ".join(str(error).split())  # names all keys missing, left over, of other shape
-        for theirs, ours in ORIGINAL_NAMES.items() if "2018" in found.about else ():
+        for theirs, ours in ORIGINAL_NAMES.items() if found.about == ORIGINAL else ():
             reason = reason.replace(ours, theirs)
         raise UserError(f"{found.path}: {name} is not of the architecture that its options or "
                         f"shapes tell: {reason}; use another checkpoint") from error  # fmt: skip

@@ -33,7 +33,8 @@ from files import read_tensors
 
 PUBLISHED = {"AtoB": "anime_to_person.pth", "BtoA": "person_to_anime.pth"}
 PUBLISHED_FORMAT = 1
-# anime_person_translation's names of layers, and ours.
+ORIGINAL = "of anime_person_translation, 2018"
+# Its names of layers, and ours.
 ORIGINAL_NAMES = {
     "up_sample.": "encoder.",
     **{f"l{i + 1}.0.module.": f"decoder.{3 * i}." for i in range(4)},
@@ -135,7 +136,7 @@ def _run(path: Path, state: dict) -> Found:
         for name in GENERATORS.values():
             _divide_out_spectral_norm(weights.get(name, {}))
         options, steps = dict(state["options"]), state["model"]["steps"]
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
         raise UserError(f"{path}: a checkpoint that lacks or mixes up {error}; use another "
                         "one") from error  # fmt: skip
     about = f"epoch {state['epoch']}, {'averaged weights' if averaged else 'weights as trained'}"
@@ -199,15 +200,15 @@ def _original(path: Path, state: dict) -> Found:
             except KeyError as error:
                 key = error.args[0].replace(ours, theirs)
                 raise UserError(f"{path}: {name} has no {key}; use another file") from error
-            rows = weight.flatten(1)
-            if u.shape != rows.shape[:1]:
+            if weight.dim() != 4 or u.shape != weight.shape[:1]:
                 raise UserError(f"{path}: {name}.{theirs}weight_u does not fit its weight_matrices")
+            rows = weight.flatten(1)
             v = normalize(rows.T @ u, dim=0)
             u = normalize(rows @ v, dim=0)
             nets[name][f"{ours}weight"] = weight / (u @ (rows @ v))
     ngf = len(nets["netG_A"]["encoder.0.weight"])
     options = {"generator": "sagan", "ngf": ngf, "attention": True, "image_size": 64}
-    return Found(path, options, nets, "of anime_person_translation, 2018")
+    return Found(path, options, nets, ORIGINAL)
 
 
 def _our_name(key: str) -> str:
