@@ -28,7 +28,7 @@ from batches import split_holdout, to_float, to_uint8
 from cyclegan_model import CycleGANModel
 from dataset import check_domains, load_folder
 from demo_faces import hair_agreement, load_pairs, make_demo
-from errors import UserError, one_line_errors
+from errors import one_line_errors
 from generators import find_generators, load_generators
 from grids import save_grid
 from photos import translate_files
