@@ -15,6 +15,7 @@ import torch
 import dtn_options
 from dataset import CROPS
 from errors import UserError
+from faces import add_face_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
 from option_types import number, run_name, whole
@@ -31,7 +32,6 @@ DEMO_DEFAULTS = {
     "niter": 2,
     "niter_decay": 3,
     "lr_G": 4e-4,
-    "lambda_idt": 0.5,
     "ema": 0.99,
 }
 # A checkpoint holds nets of these shapes; --resume cannot change them.
@@ -65,10 +65,12 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
         if given.get("model") == "dtn":
             parser.set_defaults(**dtn_options.DEMO_DEFAULTS)
     opt = parser.parse_args(argv)
+    if opt.resume and "init_from" in given:
+        raise UserError("--init_from: starts a new run; leave it out to resume one")
     if not opt.resume:
         dtn_options.refuse_foreign(opt.model, given)
-    # What is given to a run that is resumed is checked together with what it was started with.
-    return (opt if opt.resume else _check_training(opt)), given
+    # What is given is checked together with what a run or a file brings.
+    return (opt if opt.resume or opt.init_from else _check_training(opt)), given
 
 
 def resumed_options(saved: dict, given: dict) -> Namespace:
@@ -107,8 +109,9 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
             f"--input {opt.input}: needs --direction (AtoB: anime to person, BtoA: person to "
             "anime) and --output DIR"
         )
-    if not opt.input and (opt.direction or opt.overwrite):
-        raise UserError("--direction and --overwrite go with --input FILE_OR_FOLDER")
+    alone = ("overwrite", "compare", "detect_faces", "cascade")
+    if not opt.input and any(getattr(opt, name) for name in alone):
+        raise UserError(f"--{', --'.join(alone)}: these go with --input FILE_OR_FOLDER; name one")
     opt.output = opt.output or "test_image"
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
     return opt, given_options(_test_parser(), argv)
@@ -228,7 +231,7 @@ def _train_parser() -> _OneLineParser:
                         "250, with its sagan generator")
     losses.add_argument("--lambda_B", type=number(0), default=10.0,
                         help="weight of the cycle person -> anime -> person")
-    losses.add_argument("--lambda_idt", type=number(0), default=0.0,
+    losses.add_argument("--lambda_idt", type=number(0), default=0.5,
                         help="weight of the identity loss relative to the cycles'; 0 = off")
     losses.add_argument("--lambda_gp", type=number(above=0), default=10.0,
                         help="weight of the gradient penalty (sn+gp, wgangp)")
@@ -273,8 +276,12 @@ def _train_parser() -> _OneLineParser:
                      "<gan_mode>_<images used>, or demo")
     run.add_argument("--resume", action="store_true",
                      help="continue the run --name, or the newest, exactly where it stopped")
+    run.add_argument("--init_from", help="start a new run from the generators (and a run's "
+                     "discriminators) of a file or folder of any layout in layouts.py")
     run.add_argument("--every_save_images", type=whole(1), default=1,
                      help="epochs between sample grids")
+    run.add_argument("--tensorboard", action=BooleanOptionalAction, default=False,
+                     help="also log to save_image/<name>/tensorboard (pip install tensorboard)")
     run.add_argument("--ckpt_num", type=whole(1), default=20,
                      help="epochs between checkpoints that are kept")
     run.add_argument("--save_minutes", type=number(above=0), default=10.0,
@@ -300,17 +307,24 @@ def _test_parser() -> _OneLineParser:
     files = parser.add_argument_group("one picture in, one picture out")
     files.add_argument("--input", help="picture, or folder of pictures")
     files.add_argument("--direction", choices=("AtoB", "BtoA"),
-                       help="AtoB: anime to person; BtoA: person to anime")
+                       help="AtoB: anime to person; BtoA: person to anime; without "
+                       "--input: only this one")
     files.add_argument("--output", help="folder for the pictures (default: test_image)")
     files.add_argument("--overwrite", action="store_true", help="replace pictures in --output")
+    files.add_argument("--compare", action="store_true",
+                       help="write input, output and reconstruction side by side")
+    add_face_options(files)
     return parser
 
 
 def add_model_options(parser: _OneLineParser) -> None:
-    model = parser.add_argument_group("model (none of these: the newest run)")
+    model = parser.add_argument_group("model (none of these: the newest run, else the published)")
     one = model.add_mutually_exclusive_group()
-    one.add_argument("--ckpt", help="checkpoint file")
+    one.add_argument("--ckpt", help="checkpoint: a file or folder of any layout in layouts.py")
     one.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
+    model.add_argument("--image_size", type=whole(24),
+                       help="side of the square, pixels; if not given: the checkpoint's, or 256 "
+                       "where it tells none")
 
 
 def add_data_options(parser: _OneLineParser, data: argparse._ArgumentGroup) -> None:

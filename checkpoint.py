@@ -28,7 +28,11 @@ def load_checkpoint(path: Path) -> dict:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file; {_runs_found()}")
-    state = read_tensors(path)
+    return as_checkpoint(path, read_tensors(path))
+
+
+def as_checkpoint(path: Path, state: object) -> dict:
+    """What was read from a file, if that is a checkpoint of ours. Raises UserError."""
     if not isinstance(state, dict) or not KEYS <= state.keys():
         raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")
     if state["format"] != FORMAT:

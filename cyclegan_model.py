@@ -19,6 +19,7 @@ from torch import Tensor
 
 import distributed
 from batches import upload
+from errors import UserError
 from losses import (
     PENALTY_MODES,
     cycle_loss,
@@ -30,23 +31,23 @@ from losses import (
 from networks import build_discriminator, build_generator
 from translation_model import TranslationModel
 
+GENERATORS = {"AtoB": "netG_A", "BtoA": "netG_B"}  # by direction
+
 
 class CycleGANModel(TranslationModel):
     """The nets, their optimisers and pools, and one training step.
 
     opt: resolved options (arguments.py). Images are float (B, 3, H, W) in [-1, 1]. With
-    training=False only the generators are made.
+    training=False only the generators are made, for generators.py to fill.
 
     Source: Zhu et al. 2017 (CycleGAN), sections 3 and 4, with the discriminators of Zhang et al.
     2019 (SAGAN).
     """
 
-    directions = ("AtoB", "BtoA")
-
     def __init__(self, opt: Namespace, training: bool = True) -> None:
         super().__init__(opt)
-        self.netG_A = self._add("netG_A", build_generator(opt))
-        self.netG_B = self._add("netG_B", build_generator(opt))
+        self.netG_A = self._add("netG_A", build_generator(opt, training))
+        self.netG_B = self._add("netG_B", build_generator(opt, training))
         self._add_averages("netG_A", "netG_B")
         if not training:
             return
@@ -140,6 +141,11 @@ class CycleGANModel(TranslationModel):
 
     # --------------------------------------------------------------------- around the step
 
+    @property
+    def directions(self) -> list[str]:
+        """What it can translate: "AtoB", "BtoA" or both."""
+        return [d for d, name in GENERATORS.items() if name in self.nets]
+
     @torch.no_grad()
     def translate(
         self, images: Tensor, direction: str, and_back: bool = True
@@ -147,21 +153,30 @@ class CycleGANModel(TranslationModel):
         """Translate images, and back again, as a user will see them: eval mode, averaged weights.
 
         images: (N, 3, H, W) on any device; direction "AtoB" or "BtoA".
-        Returns the translations and the reconstructions, (N, 3, H, W) on the CPU.
+        Returns the translations and the reconstructions, (N, 3, H, W) on the CPU; instead of the
+        latter None where they are not asked for, or a file held no generator that leads back.
+        Raises UserError if it held none that leads there.
         """
-        there, back = self.averaged("netG_A"), self.averaged("netG_B")
-        if direction == "BtoA":
-            there, back = back, there
-        modes = there.training, back.training
-        there.eval(), back.eval()
+        if direction not in self.directions:
+            raise UserError(f"--direction {direction}: this model translates {self.directions[0]} "
+                             "only, since its file holds one generator")  # fmt: skip
+        back_again = "BtoA" if direction == "AtoB" else "AtoB"
+        there, back = self.averaged(GENERATORS[direction]), None
+        if and_back and back_again in self.directions:
+            back = self.averaged(GENERATORS[back_again])
+        used = [net for net in (there, back) if net]
+        modes = [net.training for net in used]
         fakes, recs = [], []
+        for net in used:
+            net.eval()
         for batch in images.split(self.opt.batch_size):
             fake = there(batch.to(self.device))
             fakes.append(fake.cpu())
-            if and_back:
+            if back:
                 recs.append(back(fake).cpu())
-        there.train(modes[0]), back.train(modes[1])
-        return torch.cat(fakes), torch.cat(recs) if and_back else None
+        for net, mode in zip(used, modes, strict=True):
+            net.train(mode)
+        return torch.cat(fakes), torch.cat(recs) if back else None
 
     def state_dict(self) -> dict:
         """Everything that training needs to go on: see TranslationModel, and the pools."""

@@ -11,8 +11,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -121,33 +123,69 @@ class UnreadableImage(Exception):
     """An image file that cannot be decoded completely. The message is a short reason, one line."""
 
 
-def load_image(path: Path, image_size: int, crop: str = "center") -> np.ndarray:
-    """Decode the first frame of an image file: uint8 (H, W, 3), RGB, H = W = image_size.
-
-    `crop` is 'center' (the largest centred square) or 'celeba' (the face box of a 178x218 CelebA
-    image, 'center' for any other size). The crop comes before the resize, so that a 1x1000
-    image costs no more than a square one. Raises UnreadableImage, whatever Pillow raised.
-    """
+@contextmanager
+def unreadable_if_it_fails() -> Iterator[None]:
+    """Whatever Pillow raises about a file becomes UnreadableImage."""
     try:
-        with Image.open(path, formats=PILLOW_FORMATS) as image:
-            width, height = image.size
-            if not 0 < width * height <= MAX_PIXELS:
-                raise ValueError(f"{width}x{height} pixels, accepted are 1 to {MAX_PIXELS}")
-            image = ImageOps.exif_transpose(image)
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
-        if crop == "celeba" and image.size == CELEBA_SIZE:
-            box = CELEBA_BOX
-        image = to_rgb(image.crop(box))
-        image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        return np.array(image)
+        yield
     except UnidentifiedImageError as error:
         raise UnreadableImage("its content is no image of an accepted type") from error
     except Exception as error:  # hostile files: struct.error, SyntaxError, MemoryError and others
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(" ".join(reason.split())) from error
+
+
+def load_image(path: Path, image_size: int, crop: str = "center") -> np.ndarray:
+    """Decode the first frame of an image file: uint8 (H, W, 3), RGB, H = W = image_size.
+
+    `crop` as for `crop_box`. Raises UnreadableImage, whatever Pillow raised.
+    """
+    image = open_image(path)
+    return cut_square(image, crop_box(image.size, crop), image_size)
+
+
+def open_image(file: Path | BinaryIO) -> Image.Image:
+    """Decode the first frame of an image file, in its own mode, upright by its EXIF orientation.
+
+    Raises UnreadableImage, whatever Pillow raised.
+    """
+    with unreadable_if_it_fails(), Image.open(file, formats=PILLOW_FORMATS) as image:
+        width, height = image.size
+        if not 0 < width * height <= MAX_PIXELS:
+            raise ValueError(f"{width}x{height} pixels, accepted are 1 to {MAX_PIXELS}")
+        return ImageOps.exif_transpose(image)
+
+
+def crop_box(size: tuple[int, int], crop: str) -> tuple[int, int, int, int]:
+    """The square (left, top, right, bottom) that is kept of an image of `size` (width, height).
+
+    `crop` is 'center' (the largest centred square) or 'celeba' (the face box of a 178x218 CelebA
+    image, 'center' for any other size).
+    """
+    if crop == "celeba" and size == CELEBA_SIZE:
+        return CELEBA_BOX
+    width, height = size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def cut_square(image: Image.Image, box: tuple[int, int, int, int], image_size: int) -> np.ndarray:
+    """Cut a square out of an image: uint8 (H, W, 3), RGB, H = W = image_size.
+
+    Where the square leaves the image, the nearest pixels of its edge go on. The cut comes before
+    the resize, so that a 1x1000 image costs no more than a square one. Raises UnreadableImage.
+    """
+    with unreadable_if_it_fails():
+        width, height = image.size
+        left, top, right, bottom = box
+        inner = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+        image = to_rgb(image.crop(inner))
+        if inner != tuple(box):
+            missing = (inner[1] - top, bottom - inner[3]), (inner[0] - left, right - inner[2])
+            image = Image.fromarray(np.pad(np.asarray(image), (*missing, (0, 0)), mode="edge"))
+        image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        return np.array(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

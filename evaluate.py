@@ -30,18 +30,18 @@ from arguments import (
 )
 from attributes import by_group, read_attributes
 from batches import derived_generator, split_holdout, to_float, to_uint8
-from checkpoint import find_checkpoint, load_checkpoint
 from dataset import check_domains, find_images, load_folder
 from demo_faces import load_pairs, make_demo
 from demo_truth import factor_agreement, pixel_error
 from errors import UserError, one_line_errors
 from files import atomic_write
+from generators import find_generators, load_generators
 from grids import save_grid
 from option_types import whole
-from test import DIRECTIONS, load_model
 from translation_model import TranslationModel
 
 MOST_TRAINING_IMAGES = 15000  # per domain, evenly spaced: bounds memory and time
+DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
 
 
 @one_line_errors
@@ -50,18 +50,17 @@ def main() -> None:
     results: dict = {"seed": opt.seed}
     model, images = None, {}
     if opt.floors_only or opt.fakes:
+        opt.image_size = opt.image_size or 64
         for key, domain in (("domain_A_path", "anime"), ("domain_B_path", "person")):
             if key not in given:
                 raise UserError(f"--{key}: needed with --floors_only and --fakes; name the folder")
             images[domain] = load(opt, key, Path(given[key]), opt.dataset_size, opt.image_size)
     else:
-        pattern = "demo*" if opt.demo else "*"
-        path = Path(opt.ckpt) if opt.ckpt else find_checkpoint(opt.name, pattern)
-        state = load_checkpoint(path)
-        model = load_model(path, state, opt)
-        results["checkpoint"] = {"file": str(path), "epoch": state["epoch"],
-                                 "steps": state["model"]["steps"]}  # fmt: skip
-        images = gather(opt, given, model.opt, state.get("data", {}))
+        path = find_generators(opt.ckpt, opt.name, opt.demo)
+        model, found = load_generators(path, opt.gpu_ids, opt.batch_size, opt.direction,
+                                       opt.image_size)  # fmt: skip
+        results["checkpoint"] = {"file": str(path), "epoch": found.epoch, "steps": found.steps}
+        images = gather(opt, given, model.opt, found.data)
         refuse_swapped(images)
     for domain, found in images.items():
         print(f"{domain}: {len(found['test'])} {found['split']}")
@@ -72,7 +71,8 @@ def main() -> None:
     if not opt.floors_only:
         attributes = read_attributes(Path(opt.attributes)) if opt.attributes else None
         made = {}
-        directions = [opt.direction] if opt.fakes else model.directions
+        directions = [d for d in DIRECTIONS if opt.direction in (None, d)
+                       and (opt.fakes or d in model.directions)]  # fmt: skip
         for direction in directions:
             source, target = (images[domain] for domain in DIRECTIONS[direction])
             fakes, recs = made[direction] = translations(opt, model, direction, source)
@@ -82,9 +82,9 @@ def main() -> None:
             results[direction] = figures
             if model:
                 save_cases(output.with_suffix(""), direction, source, target, fakes, recs)
-        if attributes and model and len(model.directions) < 2:
-            print("groups left out: they are judged on persons made again, and this model "
-                  f"translates {model.directions[0]} alone")  # fmt: skip
+        if attributes and model and len(made) < 2:
+            print("groups left out: they are judged on persons made again, for which both "
+                  "directions are needed")  # fmt: skip
         elif attributes and model and images["person"]["train"] is not None:
             to_anime, back = made["BtoA"]
             results["groups"] = by_group(attributes, images["person"], to_anime, back,
@@ -107,10 +107,13 @@ def evaluate_options() -> tuple[Namespace, dict]:
         add_data_options(parser, data)
         data.add_argument("--dataset_size", type=whole(8), default=1000,
                           help="first N images of each domain")
-        data.add_argument("--image_size", type=whole(32), default=64,
-                          help="side of the images, where there is no model that says it")
+        data.add_argument("--train_A_path", help="anime faces that a published model was trained "
+                          "on, for memorisation; a run knows its own")
+        data.add_argument("--train_B_path", help="person faces, likewise")
         data.add_argument("--fakes", help="folder of ready outputs, one for each input in order")
-        data.add_argument("--direction", choices=tuple(DIRECTIONS), help="direction of --fakes")
+        data.add_argument("--direction", choices=tuple(DIRECTIONS),
+                          help="only this one; needed for --fakes, 64 pixels wide unless "
+                          "--image_size says otherwise")
         data.add_argument("--floors_only", action="store_true",
                           help="only what halves of the real images score against each other")
         data.add_argument("--attributes", help="CSV with a row per person image: file, Male, ...")
@@ -153,17 +156,16 @@ def gather(opt: Namespace, given: dict, trained: Namespace, data: dict) -> dict[
         make_demo(Path("data/demo"))
         given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
     images = {}
-    for key, domain in (("domain_A_path", "anime"), ("domain_B_path", "person")):
-        own = Path(getattr(trained, key))
-        own_set = None
-        if own.is_dir() and find_images(own):
-            own_set = load_folder(own, f"--{key}", trained.dataset_size, trained.image_size,
+    for key, domain, asked in (("domain_A_path", "anime", opt.train_A_path),
+                               ("domain_B_path", "person", opt.train_B_path)):  # fmt: skip
+        own, own_set = getattr(trained, key), None
+        if own and Path(own).is_dir() and find_images(Path(own)):
+            own_set = load_folder(Path(own), f"--{key}", trained.dataset_size, trained.image_size,
                                   trained.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
             train, held = split_holdout(len(own_set.images), trained.holdout)
             if data.get(key, own_set.fingerprint()) != own_set.fingerprint():
                 print(f"warning: {own} has changed since training; some of the images held out now "
                       "may have been trained on")  # fmt: skip
-            train = train[:: -(-len(train) // MOST_TRAINING_IMAGES)]
         if key in given:
             folder = Path(given[key])
             images[domain] = load(opt, key, folder, opt.dataset_size, trained.image_size,
@@ -174,8 +176,15 @@ def gather(opt: Namespace, given: dict, trained: Namespace, data: dict) -> dict[
                               "names": [own_set.paths[i] for i in held],
                               "train": None}  # fmt: skip
         else:
-            raise UserError(f"--{key}: the run's own folder {own} is not here; name one")
+            whose = f"the run's own folder {own} is not here" if own else "the model brings none"
+            raise UserError(f"--{key}: {whose}; name a folder")
+        if asked:
+            own_set = load_folder(Path(asked), f"--{key.replace('domain', 'train')}", 10**9,
+                                  trained.image_size, trained.crop, Path(opt.cache_dir),
+                                  opt.num_workers)  # fmt: skip
+            train = np.arange(len(own_set.images))
         if own_set:
+            train = train[:: -(-len(train) // MOST_TRAINING_IMAGES)]
             images[domain]["train"] = floats(own_set.images[train])
             images[domain]["train_names"] = [own_set.paths[i] for i in train]
     check_domains(*(Path(given.get(k, getattr(trained, k))) for k in ("domain_A_path",

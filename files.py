@@ -12,9 +12,10 @@ from errors import UserError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` when the block ends, and only if it ends well.
 
+    durable: it also outlives a power cut from then on, for which the disk is waited for.
     Makes missing parent folders. Raises UserError, with the old file intact, when the disk is full
     or the folder cannot be written.
     """
@@ -25,7 +26,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):

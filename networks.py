@@ -12,12 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from self_attention import SelfAttention
 
 
-def build_generator(opt: Namespace) -> nn.Module:
-    """Make the generator that `opt.generator` names, initialised."""
+def build_generator(opt: Namespace, training: bool = True) -> nn.Module:
+    """Make the generator that `opt.generator` names, initialised.
+
+    With training=False its weights are plain: spectral norm is for training, and generators.py
+    divides it out of what it loads.
+    """
     if opt.generator == "resnet":
         net = ResnetGenerator(opt.ngf, opt.n_blocks)
     elif opt.generator == "unet":
@@ -25,7 +30,7 @@ def build_generator(opt: Namespace) -> nn.Module:
     else:
         net = SaganGenerator(opt.ngf, opt.attention)
     init_weights(net, opt.init_type, opt.init_gain)
-    if opt.generator == "sagan":
+    if opt.generator == "sagan" and training:
         add_spectral_norm(net.decoder)
     return net
 
@@ -98,6 +103,23 @@ def add_spectral_norm(net: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             spectral_norm(module)
             module.parametrizations.weight[0].__class__ = _SpectralNormInFp32
+
+
+def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load the weights of another net, with spectral norm or without it, into this one.
+
+    Weights without it, where this net has it, get their singular vectors here. Raises RuntimeError
+    if a key or shape differs.
+    """
+    state = dict(state)
+    for name, module in net.named_modules():
+        if is_parametrized(module, "weight") and f"{name}.weight" in state:
+            weight = state.pop(f"{name}.weight")
+            rows = weight.movedim(module.parametrizations.weight[0].dim, 0).flatten(1)
+            left, _, right = torch.linalg.svd(rows, full_matrices=False)
+            key = f"{name}.parametrizations.weight"
+            state |= {f"{key}.original": weight, f"{key}.0._u": left[:, 0], f"{key}.0._v": right[0]}
+    net.load_state_dict(state)
 
 
 class _SpectralNormInFp32(_SpectralNorm):

@@ -5,11 +5,12 @@
     python train.py --gpu_ids 0,1,2,3 --batch_size 256       # nn.DataParallel
     torchrun --nproc_per_node=4 train.py --batch_size 256    # a process for each GPU: faster
     python train.py --resume                                 # go on exactly where it stopped
+    python train.py --init_from model_ckpt/pretrained        # a new run from nets that exist
 
 Writes model_ckpt/<name>/ (latest.pth, epoch_0020.pth ..., and best.pth: the epoch whose held-out
 outputs have the smallest sliced Wasserstein distance to real images and are not collapsed) and
-save_image/<name>/ (a grid per direction and epoch, and log.jsonl with one line per epoch). Ctrl-C
-and SIGTERM save before they stop.
+save_image/<name>/ (a grid per direction and epoch, log.jsonl with one line per epoch, and
+index.html to look through both). Ctrl-C and SIGTERM save before they stop.
 """
 
 import json
@@ -32,7 +33,10 @@ from dataset import ImageArray, check_domains, find_images_or_explain, load_fold
 from demo_faces import make_demo
 from errors import UserError, one_line_errors
 from files import atomic_write
+from gallery import refresh_run_page
+from generators import initialised_options, start_from
 from grids import save_grid
+from layouts import read_generators
 from logbook import (
     append_line,
     best_so_far,
@@ -43,6 +47,7 @@ from logbook import (
 )
 from metrics import relative_spread
 from models import make_model
+from tensorboard_log import TensorBoard, check_installed
 from translation_model import NonFiniteLoss, TranslationModel
 
 GRID_COLUMNS = 12
@@ -53,12 +58,17 @@ RANKS_AGREE_EVERY = 10  # steps; several processes look for a signal, save and l
 def main() -> None:
     # Options: those of the checkpoint, under those given, when a run is resumed.
     opt, given = train_options()
-    saved = None
+    saved = start = None
+    if opt.init_from:
+        start = read_generators(opt.init_from)
+        opt = initialised_options(opt, given, start)
     if opt.resume:
         path = find_checkpoint(opt.name, "demo*" if opt.demo else "*")
         saved = load_checkpoint(path)
         opt = resumed_options(saved["options"], given)
         opt.name = path.parent.name
+    if opt.tensorboard:
+        check_installed()
     if opt.dry_run:
         return dry_run(opt, saved)
     opt.gpu_ids = distributed.start(opt.gpu_ids, opt.batch_size)
@@ -91,6 +101,9 @@ def main() -> None:
     model = make_model(opt, saved=saved and saved["model"])
     if opt.model == "dtn" and not saved:
         model.fit({"A": images_A, "B": images_B}, {"A": train_A, "B": train_B})
+    if start:
+        start_from(model, start)
+        del start
     for net, count in model.count_parameters().items():
         print(f"{net}: {count:,} parameters")
     batches = UnpairedBatches(
@@ -132,6 +145,7 @@ def main() -> None:
             file.write(json.dumps(vars(opt), indent=2).encode())
     if not opt.resume:
         save("latest.pth")  # a folder that cannot be written shows now, not after an epoch
+    board = TensorBoard(image_dir, model.steps) if opt.tensorboard and main_rank else None
     stop = StopSignal()
     epochs, steps = opt.niter + opt.niter_decay, batches.steps_per_epoch
     images_per_step = 2 * opt.batch_size
@@ -188,6 +202,9 @@ def main() -> None:
                 }
                 append_line(image_dir / "log.jsonl", json.dumps(record))
                 print_record(record)
+                refresh_run_page(image_dir)
+                if board:
+                    board.add(record)
                 better = best_so_far(best, record)
                 best, improved = better, better is not best
 

@@ -37,8 +37,8 @@ from batches import to_float, to_uint8  # noqa: E402
 from checkpoint import load_checkpoint  # noqa: E402
 from demo_faces import hair_agreement, load_pairs  # noqa: E402
 from demo_truth import COLOURS, SHAPES, factor_agreement  # noqa: E402
+from generators import load_generators  # noqa: E402
 from grids import save_grid  # noqa: E402
-from test import load_model  # noqa: E402
 
 # Flags of train.py, and which f.
 ROWS = {
@@ -96,8 +96,7 @@ def measure(options: Namespace, path: Path) -> dict:
     kept = path.with_name("figures.json")
     if kept.exists():
         return json.loads(kept.read_text())
-    state = load_checkpoint(path)
-    model = load_model(path, state, Namespace(gpu_ids=[], batch_size=50))
+    model, found = load_generators(path, [], batch_size=50)
     demo = options.work / "data" / "demo"
     persons, anime = pictures(demo / "test" / "person"), pictures(demo / "test" / "anime")
     pairs = load_pairs(demo)
@@ -110,7 +109,7 @@ def measure(options: Namespace, path: Path) -> dict:
     truth = factor_agreement(pixels, pairs, "anime")
     hair, shuffled = hair_agreement(pixels, pairs, "anime")
     figures = {
-        "steps": state["model"]["steps"],
+        "steps": found.steps,
         "variance_of_f": variance,
         "f_kept": 1 - (after - before).square().mean(0).sum().item() / max(variance, 1e-12),
         **metrics.collapse_report(fakes, anime),

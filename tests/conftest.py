@@ -93,3 +93,14 @@ def train_dtn(workplace, script):
 def train(script):
     """Run train.py with tiny nets."""
     return lambda *args: script("train.py", *TINY, *args)
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch, script):
+    """Run prepare_data.py in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(source, output, *flags):
+        return script("prepare_data.py", "--source", source, "--output", output, *flags)
+
+    return run

@@ -38,7 +38,7 @@ def test_defaults_are_those_of_the_original():
         "niter_decay": 100, "lr_G": 1e-4, "lr_D": 4e-4, "beta1": 0.0, "beta2": 0.9,
         "n_critic": 1, "pool_size": 50, "gan_mode": "sn", "discriminator": "sagan",
         "spectral_norm": True, "init_type": "normal", "init_gain": 0.02, "ckpt_num": 20,
-        "lambda_A": 10.0, "lambda_B": 10.0, "lambda_idt": 0.0, "every_save_images": 1,
+        "lambda_A": 10.0, "lambda_B": 10.0, "lambda_idt": 0.5, "every_save_images": 1,
     }  # fmt: skip
     assert {key: getattr(opt, key) for key in expected} == expected
     assert given == {}
@@ -102,7 +102,7 @@ def test_test_options_that_belong_together_are_asked_for():
         ("--ckpt a --name b", "--name: not allowed with argument --ckpt"),
         ("--input x", "--direction"),
         ("--input x --direction AtoB", "--output"),
-        ("--direction AtoB", "--input"),
+        ("--overwrite", "--input"),
     ):
         with pytest.raises(UserError, match=words):
             arguments.test_options(flags.split())

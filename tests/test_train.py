@@ -80,7 +80,7 @@ def test_training_writes_grids_log_and_checkpoints_every_epoch(workplace, train)
     assert sorted(os.listdir("model_ckpt/sn_12")) == ["epoch_0002.pth", "epoch_0003.pth", LAST]
     files = sorted(os.listdir("save_image/sn_12"))
     grids = [f"{e:04}_epoch_{d}.png" for e in (1, 2, 3) for d in ("anime", "person")]
-    assert files == [*grids, "log.jsonl", "options.json"]
+    assert files == [*grids, "index.html", "log.jsonl", "options.json"]
     records = log("sn_12")
     assert [r["epoch"] for r in records] == [1, 2, 3]
     assert [r["step"] for r in records] == [2, 4, 6]  # 11 images to train on, batch 4

@@ -1,0 +1,108 @@
+"""CelebA's tables: which picture is for training, validation or testing, and 40 attributes each.
+
+Both the text files of the official download and the CSV files of its Kaggle edition are read.
+
+    list_eval_partition.txt    000001.jpg 0                          0 train, 1 valid, 2 test
+    list_eval_partition.csv    image_id,partition / 000001.jpg,0
+    list_attr_celeba.txt       202599 / 5_o_Clock_Shadow ... / 000001.jpg -1 1 ...
+    list_attr_celeba.csv       image_id,5_o_Clock_Shadow,... / 000001.jpg,-1,1,...
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import PurePosixPath
+
+from errors import UserError
+
+PARTITION_TABLES = ("list_eval_partition.txt", "list_eval_partition.csv")
+ATTRIBUTE_TABLES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
+PARTITIONS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers by picture.
+
+    where    the file, for messages
+    columns  their names
+    rows     a number per column, by the picture's name without folder and type
+    """
+
+    where: str
+    columns: list[str]
+    rows: dict[str, tuple[int, ...]]
+
+    def row(self, name: str) -> tuple[int, ...] | None:
+        """The row of a picture, by its path."""
+        return self.rows.get(stem(name))
+
+    def column(self, name: str) -> int:
+        """Where a column stands. Raises UserError with all names if there is none like that."""
+        if name not in self.columns:
+            raise UserError(f"--attributes {name}: {self.where} has no such column; it has "
+                            f"{', '.join(self.columns)}")  # fmt: skip
+        return self.columns.index(name)
+
+
+def stem(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def read_table(where: str, text: str, allowed: Sequence[int], columns: int | None = None) -> Table:
+    """Read any of the forms above, told apart by their content.
+
+    allowed: the values that may stand in it; columns: how many, None for any number.
+    Raises UserError that names the line.
+    """
+    # One line at a time: CelebA's 200,000 lines take half a gigabyte when they are all split.
+    lines = (line.replace(",", " ").split() for line in text.splitlines())
+    content = ((number, cells) for number, cells in enumerate(lines, 1) if cells)
+    first = next(content, (0, []))
+    if len(first[1]) == 1:  # the number of rows
+        first = next(content, (0, []))
+    header = []
+    if numbers(first[1][-1:]) is None:
+        header = first[1]
+        first = next(content, (0, []))
+    width = max(0, len(first[1]) - 1)
+    names = header[-width:] if header else [f"column {i}" for i in range(1, width + 1)]
+    if not width or len(header) not in (0, width, width + 1) or columns not in (None, width):
+        wanted = f"{columns or 'attributes'} for each picture"
+        raise UserError(
+            f"{where}: wrong columns: its first row has {width} values, its header "
+            f"{len(header)} names, {wanted} were expected; download it again, unchanged"
+        )
+    rows = {}
+    for number, (name, *cells) in chain([first], content):
+        values = numbers(cells)
+        if values is None or len(values) != width or not set(values).issubset(allowed):
+            raise UserError(
+                f"{where}: line {number} is not a picture's name and {width} values out of "
+                f"{', '.join(map(str, allowed))}; download it again, unchanged"
+            )
+        rows[stem(name)] = values
+    return Table(where, names, rows)
+
+
+def numbers(cells: list[str]) -> tuple[int, ...] | None:
+    try:
+        return tuple(map(int, cells))
+    except ValueError:
+        return None
+
+
+def attributes_csv(table: Table, pictures: dict[str, str]) -> bytes:
+    """The table that `evaluate.py --attributes` reads: file, then 0 or 1 for each attribute.
+
+    pictures: names of written pictures by that of their source; sources without a row are left out.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", *table.columns])
+    for source, picture in pictures.items():
+        if row := table.row(source):
+            writer.writerow([picture, *(int(value > 0) for value in row)])
+    return text.getvalue().encode()
