@@ -35,7 +35,7 @@ def test_training_writes_one_grid_per_epoch_a_log_and_checkpoints(train_dtn):
     assert done.code == 0, done.err
     files = sorted(os.listdir("save_image/vanilla_12_dtn"))
     grids = [f"{epoch:04}_epoch_anime.png" for epoch in (1, 2, 3)]
-    assert files == [*grids, "log.jsonl", "options.json"]
+    assert files == [*grids, "index.html", "log.jsonl", "options.json"]
     grid = np.array(Image.open("save_image/vanilla_12_dtn/0003_epoch_anime.png"))
     assert grid.shape == (4 * 66 + 2, 66 + 2, 3)  # source, output, target, its reconstruction
     held_out = [np.array(Image.open(f"data/{domain}/06.png")) for domain in ("person", "anime")]
