@@ -155,7 +155,7 @@ def test_an_attribute_that_shows_is_learned_and_beats_the_majority(workplace, sc
         Image.fromarray(pixels.astype(np.uint8)).save(f"data/person/p{i:03}.png")
         rows.append([f"p{i:03}.jpg", bright or -1, "train"])
     write_table(rows)
-    done = script("pretrain_encoder.py", *TINY, "--attributes", "table.csv", "--steps", 60)
+    done = script("pretrain_encoder.py", *TINY, "--attributes", "table.csv", "--steps", 300)
     assert done.code == 0, done.err
     figures = next(line for line in done.out.splitlines() if line.startswith("| Bright"))
     right, majority, balanced = (float(cell.strip(" %")) for cell in figures.split("|")[2:5])

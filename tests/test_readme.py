@@ -30,6 +30,6 @@ def test_both_name_the_same_files_flags_figures_and_links():
 
 
 def test_every_script_and_file_that_it_names_exists():
-    for name in set(re.findall(r"\b(\w+\.(?:py|txt))\b", ENGLISH)):
+    for name in set(re.findall(r"([\w-]+\.(?:py|txt))\b", ENGLISH)):
         ours = list(ROOT.glob(name)) + list(ROOT.glob(f"*/{name}"))
         assert ours or "list_" in name, name
