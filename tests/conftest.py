@@ -3,6 +3,7 @@
 import runpy
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,26 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)  # nets this small only lose by a second thread
+
+
+# What tests/faults attacked and survived: COUNTS["kills survived"] += 1.
+COUNTS: Counter = Counter()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the long form of tests/faults: an hour")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if COUNTS:
+        line = ", ".join(f"{name}: {number:,}" for name, number in sorted(COUNTS.items()))
+        terminalreporter.write_line(f"faults -- {line}")
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    """Whether the long form of tests/faults was asked for."""
+    return request.config.getoption("--long")
 
 
 @pytest.fixture
