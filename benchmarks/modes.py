@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -34,14 +35,14 @@ import metrics  # noqa: E402
 from arguments import train_options  # noqa: E402
 from attributes import judged, labels_of, read_attributes, train_classifier  # noqa: E402
 from batches import UnpairedBatches, to_float, to_uint8  # noqa: E402
-from cyclegan_model import CycleGANModel  # noqa: E402
 from dataset import ImageArray, load_folder  # noqa: E402
 from demo_faces import hair_agreement, load_pairs, make_demo  # noqa: E402
 from demo_truth import factor_agreement, pixel_error  # noqa: E402
 from files import atomic_write  # noqa: E402
 from grids import save_grid  # noqa: E402
+from models import make_model  # noqa: E402
 from train import tune_backends  # noqa: E402
-from translation_model import NonFiniteLoss  # noqa: E402
+from translation_model import NonFiniteLoss, TranslationModel  # noqa: E402
 
 ROWS = {
     "sn (default)": "",
@@ -61,13 +62,15 @@ ROWS = {
     "sagan generator": "--generator sagan",
     "lambda 250": "--lambda_A 250 --lambda_B 250",
     "no identity loss": "--lambda_idt 0",
+    "dtn": "--model dtn --lambda_tid 15 --no-flip",
 }  # fmt: skip
 AUTHOR = ("the author's: sagan generator, lambda 250", "the author's, no attention")
 MAIN = tuple(ROWS)[:7]  # rows that get every seed; the others get one
-FACES = (*MAIN, *AUTHOR, "no identity loss")
+FACES = (*MAIN, *AUTHOR, "no identity loss", "unet generator", "dtn")
 TRUE_PAIRS = 100  # of the demo's 200: reading the factors of more takes longer than training
 SHOWN = ("hair_colour", "skin", "background", "turn", "glasses", "hair_length", "mouth")
-BATCHES = "--batch_size 8 --ngf 16 --n_blocks 4 --ndf 16 --lr_G 4e-4 --ema 0.99"
+BATCHES = "--batch_size 8 --ngf 16 --ndf 16 --lr_G 4e-4 --ema 0.99"
+CYCLEGAN = "--n_blocks 4 --lambda_idt 0.5"
 DIRECTIONS = (("BtoA", "person", "anime"), ("AtoB", "anime", "person"))
 
 
@@ -112,11 +115,17 @@ def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
     kept = options.work / "runs" / f"{name}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    flags = f"{BATCHES} --lambda_idt 0.5 --seed {seed} {ROWS[row]}".split()
+    dtn = "--model dtn" in ROWS[row]
+    flags = f"{BATCHES} {'' if dtn else CYCLEGAN} --seed {seed} {ROWS[row]}".split()
     opt, _ = train_options(flags)
-    if opt.lambda_A > 10:  # the identity loss is relative to it, and shall stay what it is
+    if dtn:
+        opt.f_encoder = str(encoder(options))
+    elif opt.lambda_A > 10:  # the identity loss is relative to it, and shall stay what it is
         opt.lambda_idt *= 10 / opt.lambda_A
-    model = CycleGANModel(opt)
+    model = make_model(opt)
+    if dtn:
+        images = {"A": data.train_A.images, "B": data.train_B.images}
+        model.fit(images, {domain: np.arange(len(images[domain])) for domain in "AB"})
     batches = UnpairedBatches(data.train_A.images, data.train_B.images, opt.batch_size, seed,
                               opt.flip, device=model.device)  # fmt: skip
     budgets: dict = {"steps": None, "seconds": None}
@@ -151,17 +160,34 @@ def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
     return found
 
 
-def clock(model: CycleGANModel) -> float:
+def encoder(options: Namespace) -> Path:
+    """DTN's f, trained once by pretrain_encoder.py with its defaults; its time is not counted."""
+    path = (options.work / "encoder.pth").resolve()
+    flags = ["--demo"]
+    if options.domain_A_path:
+        folders = {"domain_A_path": options.domain_A_path, "domain_B_path": options.domain_B_path,
+                   "attributes": options.attributes}  # fmt: skip
+        flags = [part for key, value in folders.items() if value
+                 for part in (f"--{key}", str(value.resolve()))]  # fmt: skip
+    if not path.exists():
+        script = [sys.executable, str(ROOT / "pretrain_encoder.py"), "--output", str(path)]
+        subprocess.run([*script, *flags], cwd=options.work, check=True)
+    return path
+
+
+def clock(model: TranslationModel) -> float:
     if model.device.type == "cuda":
         torch.cuda.synchronize()
         return time.monotonic()
     return time.process_time()
 
 
-def measure(model: CycleGANModel, data: Data, grid: Path) -> dict:
+def measure(model: TranslationModel, data: Data, grid: Path) -> dict:
     """Figures of a model on the held-out images, by domain that is shown."""
     found = {}
     for direction, source, shows in DIRECTIONS:
+        if direction not in model.directions:
+            continue
         inputs, real = data.test[source], data.test[shows]
         fakes, recs = model.translate(inputs, direction)
         found[shows] = metrics.figures(inputs, fakes, recs, real, seed=0)
@@ -177,7 +203,7 @@ def measure(model: CycleGANModel, data: Data, grid: Path) -> dict:
             found[shows]["truth"] = {k: v["agreement"] for k, v in agreement.items()}
             found[shows]["shuffled"] = {k: v["shuffled"] for k, v in agreement.items()}
             found[shows]["pixel_error"] = pixel_error(pixels, pairs, shows)["error"]
-        if data.judge_of_men is not None and source == "person":
+        if data.judge_of_men is not None and source == "person" and recs is not None:
             men = judged(data.judge_of_men, recs)
             found["men_kept"] = men[data.known & (data.male == 1)].float().mean().item()
             found["women_made_men"] = men[data.known & (data.male == 0)].float().mean().item()
@@ -222,7 +248,11 @@ def table(runs: dict[str, dict], kind: str) -> str:
         cells = [row, f"{len(ended)}" + (f" of {len(seeds)}" if len(ended) < len(seeds) else "")]
         for name in names if ended else ():
             get, form = COLUMNS[name]
-            values = [get(f) for f in ended]
+            try:
+                values = [get(f) for f in ended]
+            except KeyError:  # DTN has one direction and no way back
+                cells.append("")
+                continue
             cell = f"{statistics.mean(values):{form}}"
             if len(values) > 1 and name not in ("steps", "CPU s"):
                 cell += f" ± {statistics.stdev(values):{form}}"

@@ -38,22 +38,43 @@ def test_every_row_is_a_training_that_can_be_started(modes):
     from arguments import train_options
 
     for flags in modes.ROWS.values():
-        train_options([*modes.BATCHES.split(), *flags.split(), "--gpu_ids", "-1"])
+        cyclegan = [] if "dtn" in flags else modes.CYCLEGAN.split()
+        train_options([*modes.BATCHES.split(), *cyclegan, *flags.split(), "--gpu_ids", "-1"])
     assert set(modes.MAIN) | set(modes.FACES) <= set(modes.ROWS)
 
 
-def test_a_comparison_goes_on_where_it_was_interrupted(modes, workplace, monkeypatch, capsys):
+@pytest.fixture
+def compare(modes, workplace, monkeypatch):
+    """Compare rows with tiny nets, on twelve pictures; returns the figures written."""
+    monkeypatch.setattr(modes, "BATCHES", "--batch_size 2 --ngf 4 --ndf 4")
+    monkeypatch.setattr(modes, "CYCLEGAN", "--n_blocks 1")
+
+    def run(*rows):
+        flags = ["--seeds", "2", "--steps", "10", "--seconds", "0", "--json", "m.json"]
+        for key in ("domain", "test"):
+            flags += [f"--{key}_A_path", "data/anime", f"--{key}_B_path", "data/person"]
+        monkeypatch.setattr(sys, "argv", ["modes.py", *flags, "--rows", *rows])
+        modes.main()
+        return json.loads((workplace / "m.json").read_text())["runs"]
+
+    return run
+
+
+def test_a_comparison_goes_on_where_it_was_interrupted(modes, compare, monkeypatch, capsys):
     row = "sn, no attention"
-    monkeypatch.setattr(modes, "BATCHES", "--batch_size 2 --ngf 4 --n_blocks 1 --ndf 4")
-    flags = ["--rows", row, "--seeds", "2", "--steps", "10", "--seconds", "0", "--json", "m.json"]
-    for key in ("domain", "test"):
-        flags += [f"--{key}_A_path", "data/anime", f"--{key}_B_path", "data/person"]
-    monkeypatch.setattr(sys, "argv", ["modes.py", *flags])
-    modes.main()
-    first = json.loads((workplace / "m.json").read_text())
-    assert first["runs"][row]["1"]["steps"]["anime"]["N"] == 12
+    first = compare(row)
+    assert first[row]["1"]["steps"]["anime"]["N"] == 12
     assert "Equal seconds:" in capsys.readouterr().out
 
-    monkeypatch.setattr(modes, "CycleGANModel", None)  # finished runs are not trained again
-    modes.main()
-    assert json.loads((workplace / "m.json").read_text())["runs"] == first["runs"]
+    monkeypatch.setattr(modes, "make_model", None)  # finished runs are not trained again
+    assert compare(row) == first
+
+
+def test_dtn_is_measured_in_its_one_direction(compare, workplace, capsys):
+    from encoder import Encoder, save_encoder
+
+    save_encoder(workplace / "out" / "modes" / "encoder.pth", Encoder(2, 6, 64))
+    figures = compare("sn, no attention", "dtn")["dtn"]["0"]["steps"]
+    assert "anime" in figures and "person" not in figures
+    row = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert row[0] == "| dtn" and row[5] == "" and float(row[4]) > 0  # SWD of persons: none
