@@ -6,6 +6,8 @@ epoch_0040.pth ..., which are kept. A file is a dict: "format", "options" (all o
 the image folders), "model" (see TranslationModel.state_dict).
 """
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 from errors import UserError
@@ -56,13 +58,11 @@ def find_checkpoint(name: str | None, pattern: str = "*") -> Path:
     return paths[-1]
 
 
-def free_name(name: str) -> str:
-    """`name`, or the first of name-2, name-3, ... that no run has yet."""
-    candidate, number = name, 1
-    while (ROOT / candidate / "latest.pth").exists():
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate
+def free_names(name: str) -> Iterator[str]:
+    """Those of `name`, name-2, name-3, ... that no run has yet."""
+    for candidate in itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2))):
+        if not (ROOT / candidate / "latest.pth").exists():
+            yield candidate
 
 
 def _runs_found() -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from errors import UserError
 from files import atomic_write
+from locks import alone_in
 
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 CROPS = ("center", "celeba")
@@ -250,9 +251,12 @@ def load_folder(
 
     index = read_index(index_path, array_path, names, image_size)
     if index is None:
-        index = build_cache(folder, names, array_path, image_size, crop, num_workers)
-        with atomic_write(index_path) as file:
-            file.write(json.dumps(index, indent=1).encode())
+        with alone_in(Path(cache_dir), str(folder), wait=True):
+            index = read_index(index_path, array_path, names, image_size, say)
+            if index is None:
+                index = build_cache(folder, names, array_path, image_size, crop, num_workers)
+                with atomic_write(index_path) as file:
+                    file.write(json.dumps(index, indent=1).encode())
     paths, skipped = index["paths"], index["skipped"]
     if not paths:
         raise UserError(
@@ -265,8 +269,14 @@ def load_folder(
     return ImageArray(images, paths, len(skipped))
 
 
-def read_index(index_path: Path, array_path: Path, names: list[str], size: int) -> dict | None:
-    """The index of a complete cache, else None; one line if there is a damaged one."""
+def read_index(
+    index_path: Path,
+    array_path: Path,
+    names: list[str],
+    size: int,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict | None:
+    """The index of a complete cache, else None; `tell` gets a line if there is a damaged one."""
     if not (index_path.exists() or array_path.exists()):
         return None
     try:
@@ -277,7 +287,7 @@ def read_index(index_path: Path, array_path: Path, names: list[str], size: int) 
             raise ValueError("its array has the wrong length")
         return index
     except (OSError, ValueError, KeyError, TypeError) as error:
-        say(f"{array_path}: the cache is incomplete or damaged ({error}); it is built again")
+        tell(f"{array_path}: the cache is incomplete or damaged ({error}); it is built again")
         return None
 
 

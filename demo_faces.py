@@ -30,6 +30,7 @@ from demo_drawing import (
 )
 from errors import UserError, one_line_errors
 from files import atomic_write
+from locks import alone_in, remove_strays
 
 DRAWING_VERSION = 1  # raise it when the pictures change: finished sets are then redrawn
 MARK = b"demo_faces"  # in the header of every picture: no other file is ever overwritten
@@ -54,40 +55,51 @@ def make_demo(
 ) -> None:
     """Write `anime/` and `person/` (count each, unpaired) and true pairs with factors in `test/`.
 
-    A finished set with the same settings is left alone; `demo.json`, written last, tells. Raises
-    UserError when the folder cannot be written or holds pictures that this script did not draw.
+    A finished set with the same settings is left alone; `demo.json`, written last, tells. If
+    another process is drawing there, its set is waited for. Raises UserError when the folder cannot
+    be written or holds pictures that this script did not draw.
     """
     folder = Path(folder)
     settings = {"version": DRAWING_VERSION, "seed": seed, "count": count,
                 "test_count": test_count, "image_size": image_size}
     finished = folder / "demo.json"
-    # Streams of factors: one per training domain, so that they share no face, one for the pairs.
-    parts = [(folder / style, style, count, stream) for stream, style in enumerate(STYLES)]
-    parts += [(folder / "test" / style, style, test_count, 2) for style in STYLES]
+
+    def is_finished() -> bool:
+        return finished.is_file() and finished.read_bytes() == json.dumps(settings).encode()
+
     try:
-        if finished.is_file() and finished.read_bytes() == json.dumps(settings).encode():
+        if is_finished():
             return
-        finished.unlink(missing_ok=True)
-        _remove_old([place for place, *_ in parts])
-        with tqdm(total=2 * (count + test_count), desc="drawing demo faces", disable=None) as bar:
-            for place, style, total, stream in parts:
-                factors = _factors(seed, stream, total)
-                for i, one in enumerate(factors):
-                    image = draw_face(one, style, image_size, texture_seed=3 * i + stream)
-                    with atomic_write(place / f"{i:05d}.png", durable=False) as file:
-                        image.save(file, "PNG", pnginfo=PNG_INFO)
-                    bar.update()
+        with alone_in(folder, str(folder), wait=True):
+            if not is_finished():
+                _draw(folder, seed, count, test_count, image_size)
+                with atomic_write(finished) as file:
+                    file.write(json.dumps(settings).encode())
     except OSError as error:
         raise UserError(
             f"{folder}: the demo set cannot be written ({error.strerror or error}); free some "
             "space or choose another folder"
         ) from error
-    for path, content in (
-        (folder / "test" / "factors.json", [asdict(one) for one in factors]),
-        (finished, settings),
-    ):
-        with atomic_write(path) as file:
-            file.write(json.dumps(content).encode())
+
+
+def _draw(folder: Path, seed: int, count: int, test_count: int, image_size: int) -> None:
+    # Streams of factors: one per training domain, so that they share no face, one for the pairs.
+    parts = [(folder / style, style, count, stream) for stream, style in enumerate(STYLES)]
+    parts += [(folder / "test" / style, style, test_count, 2) for style in STYLES]
+    (folder / "demo.json").unlink(missing_ok=True)
+    for place in (folder / "test", *(place for place, *_ in parts)):
+        remove_strays(place)
+    _remove_old([place for place, *_ in parts])
+    with tqdm(total=2 * (count + test_count), desc="drawing demo faces", disable=None) as bar:
+        for place, style, total, stream in parts:
+            factors = _factors(seed, stream, total)
+            for i, one in enumerate(factors):
+                image = draw_face(one, style, image_size, texture_seed=3 * i + stream)
+                with atomic_write(place / f"{i:05d}.png", durable=False) as file:
+                    image.save(file, "PNG", pnginfo=PNG_INFO)
+                bar.update()
+    with atomic_write(folder / "test" / "factors.json") as file:
+        file.write(json.dumps([asdict(one) for one in factors]).encode())
 
 
 def _factors(seed: int, stream: int, count: int) -> list[Factors]:

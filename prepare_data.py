@@ -46,6 +46,7 @@ from dataset import CHUNK, CROPS, UnreadableImage, crop_box, cut_square, open_im
 from errors import UserError, one_line_errors
 from faces import FaceDetector, add_face_options, face_detector
 from files import atomic_write
+from locks import alone_in
 from option_types import whole
 from picture_source import PictureSource
 
@@ -61,16 +62,17 @@ def main() -> None:
     detector = face_detector(opt)
     source, output = PictureSource(Path(opt.source), "--source"), Path(opt.output)
     names, attributes = chosen(source, opt)
-    report = start_report(output, source, opt)
-    try:
-        prepare(names, source, output, opt, detector, report)
-    except BaseException as error:
-        with suppress(UserError):
-            save_report(output, report)
-        if isinstance(error, KeyboardInterrupt):
-            say(f"{output}: give the same command again to go on")
-        raise
-    finish(names, source, output, attributes, report)
+    with alone_in(output, f"--output {output}"):
+        report = start_report(output, source, opt)
+        try:
+            prepare(names, source, output, opt, detector, report)
+        except BaseException as error:
+            with suppress(UserError):
+                save_report(output, report)
+            if isinstance(error, KeyboardInterrupt):
+                say(f"{output}: give the same command again to go on")
+            raise
+        finish(names, source, output, attributes, report)
 
 
 # ---- options -----------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
     options = {"source": str(source.path.absolute()), "source_files": source.fingerprint()}
     options |= {key: getattr(opt, key) for key in RESULT_OPTIONS}
     try:
-        there = [name for name in os.listdir(output) if not name.endswith(".tmp")]
+        there = [name for name in os.listdir(output) if not name.endswith((".tmp", ".lock"))]
         before = json.loads((output / REPORT).read_bytes()) if there else None
         if before and before["pictures"]:
             for key, value in options.items():

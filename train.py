@@ -14,11 +14,13 @@ index.html to look through both). Ctrl-C and SIGTERM save before they stop.
 """
 
 import json
+import os
 import signal
 import sys
 import time
 from argparse import Namespace
 from collections import defaultdict
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -28,7 +30,7 @@ from tqdm import tqdm
 import distributed
 from arguments import print_options, resumed_options, train_options
 from batches import UnpairedBatches, split_holdout, to_float
-from checkpoint import ROOT, find_checkpoint, free_name, load_checkpoint, save_checkpoint
+from checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
 from dataset import ImageArray, check_domains, find_images_or_explain, load_folder
 from demo_faces import make_demo
 from errors import UserError, one_line_errors
@@ -37,6 +39,7 @@ from gallery import refresh_run_page
 from generators import initialised_options, start_from
 from grids import save_grid
 from layouts import read_generators
+from locks import alone_in, remove_strays
 from logbook import (
     append_line,
     best_so_far,
@@ -56,6 +59,11 @@ RANKS_AGREE_EVERY = 10  # steps; several processes look for a signal, save and l
 
 @one_line_errors
 def main() -> None:
+    with ExitStack() as until_the_end:  # by then no other training gets into this one's run
+        train(until_the_end)
+
+
+def train(until_the_end: ExitStack) -> None:
     # Options: those of the checkpoint, under those given, when a run is resumed.
     opt, given = train_options()
     saved = start = None
@@ -64,6 +72,8 @@ def main() -> None:
         opt = initialised_options(opt, given, start)
     if opt.resume:
         path = find_checkpoint(opt.name, "demo*" if opt.demo else "*")
+        if not opt.dry_run and os.environ.get("RANK", "0") == "0":  # set by torchrun
+            hold(path.parent.name, until_the_end)
         saved = load_checkpoint(path)
         opt = resumed_options(saved["options"], given)
         opt.name = path.parent.name
@@ -88,7 +98,7 @@ def main() -> None:
     # The run's name and folders.
     if not opt.resume:
         images = max(len(images_A), len(images_B))
-        name = choose_name(opt, images) if main_rank else ""
+        name = choose_name(opt, images, until_the_end) if main_rank else ""
         opt.name = distributed.from_rank_zero(name)
     image_dir, ckpt_dir = Path("save_image") / opt.name, ROOT / opt.name
     print_options(opt)
@@ -209,14 +219,14 @@ def main() -> None:
                 better = best_so_far(best, record)
                 best, improved = better, better is not best
 
-            # Checkpoints.
+            # Checkpoints. The one to go on from is last: a kill in between must lose no other.
             epoch, batch = epoch + 1, 0
             totals.clear()
-            save("latest.pth")
             if improved:
                 save("best.pth")
             if epoch % opt.ckpt_num == 0 or epoch == epochs:
                 save(f"epoch_{epoch:04}.pth")
+            save("latest.pth")
             if distributed.on_any_rank(stop.received is not None, model.device):
                 stop.leave(opt.name, epoch, batch)
     except NonFiniteLoss as error:
@@ -255,17 +265,27 @@ def load_domains(opt: Namespace) -> tuple[ImageArray, ImageArray]:
     return images[0], images[1]
 
 
-def choose_name(opt: Namespace, images: int) -> str:
-    """The run's name, as given or after what it trains; never that of a run that exists."""
-    if not opt.name:
-        name = "demo" if opt.demo else f"{opt.gan_mode}_{images}"
-        return free_name(name if opt.model == "cyclegan" else f"{name}_{opt.model}")
-    if (ROOT / opt.name / "latest.pth").exists():
-        raise UserError(
-            f"--name {opt.name}: this run exists; continue it with --resume --name {opt.name}, "
-            "or choose another name"
-        )
-    return opt.name
+def choose_name(opt: Namespace, images: int, until_the_end: ExitStack) -> str:
+    """Hold a new run: named as given, or after what it trains; never one that exists."""
+    if opt.name:
+        hold(opt.name, until_the_end)
+        if (ROOT / opt.name / "latest.pth").exists():
+            raise UserError(
+                f"--name {opt.name}: this run exists; continue it with --resume --name {opt.name}, "
+                "or choose another name"
+            )
+        return opt.name
+    name = "demo" if opt.demo else f"{opt.gan_mode}_{images}"
+    for free in free_names(name if opt.model == "cyclegan" else f"{name}_{opt.model}"):
+        with suppress(UserError):  # another training has just taken it
+            hold(free, until_the_end)
+            return free
+
+
+def hold(name: str, until_the_end: ExitStack) -> None:
+    """Keep other trainings out of a run. Raises UserError if one is at it."""
+    until_the_end.enter_context(alone_in(ROOT / name, f"--name {name}"))
+    remove_strays(Path("save_image") / name)
 
 
 def dry_run(opt: Namespace, saved: dict | None) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from checkpoint import find_checkpoint, free_name, load_checkpoint, save_checkpoint
+from checkpoint import find_checkpoint, free_names, load_checkpoint, save_checkpoint
 from errors import UserError
 from files import atomic_write
 
@@ -88,7 +88,7 @@ def test_without_any_run_the_way_to_make_one_is_told(tmp_path, monkeypatch):
 
 
 def test_a_taken_name_gets_a_number(path):
-    assert (free_name("new"), free_name("run")) == ("new", "run-2")
+    assert [next(free_names(name)) for name in ("new", "run")] == ["new", "run-2"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(path):

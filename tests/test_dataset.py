@@ -245,6 +245,15 @@ def test_second_load_decodes_nothing(tmp_path, monkeypatch):
     assert (first.images == second.images).all() and first.paths == second.paths
 
 
+def test_a_complete_cache_is_used_where_nothing_can_be_written_any_more(tmp_path, monkeypatch):
+    folder, cache = make_folder(tmp_path / "a", 3), tmp_path / "cache"
+    load(folder, cache)
+    monkeypatch.setattr(dataset, "alone_in", raise_if_decoded)  # root may write anywhere
+    cache.chmod(0o555)
+    assert len(load(folder, cache).images) == 3
+    cache.chmod(0o755)
+
+
 def test_a_moved_folder_keeps_its_cache(tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "a" / "faces", 3)
     load(folder, tmp_path / "cache")
@@ -346,7 +355,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, num_workers)
     monkeypatch.setattr(dataset, "load_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(folder, tmp_path / "cache", num_workers=num_workers)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list(tmp_path.glob("cache/*")) == []
 
 
 # ---- errors ------------------------------------------------------------------------------------

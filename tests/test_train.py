@@ -4,14 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
 from PIL import Image
 
 import metrics
@@ -140,28 +137,6 @@ def test_ctrl_c_saves_too(workplace, train, stop_at):
     assert train("--name", "run").code == 128 + signal.SIGINT
     state = load("run")
     assert (state["epoch"], state["batch"], state["model"]["steps"]) == (1, 1, 3)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-def test_killed_between_two_saves_resumes_from_the_last_one(workplace, train, script):
-    assert train("--name", "unbroken").code == 0
-    code = (
-        "import os, signal, sys, train\n"
-        "from cyclegan_model import CycleGANModel\n"
-        "step = CycleGANModel.optimize_parameters\n"
-        "def kill_at_5(self):\n"
-        "    step(self)\n"
-        "    if self.steps == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "CycleGANModel.optimize_parameters = kill_at_5\n"
-        "train.torch.set_num_threads(1)\n"
-        f"sys.argv = ['train.py', *{list(TINY)}, '--name', 'killed']\n"
-        "train.main()\n"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], env=env).returncode == -signal.SIGKILL
-    assert load("killed")["epoch"] == 2  # saved after the second epoch, at step 4
-    assert script("train.py", "--resume", "--name", "killed", "--gpu_ids", -1).code == 0
-    assert_same_run("unbroken", "killed")
 
 
 def test_the_state_is_saved_every_save_minutes(workplace, train, monkeypatch):

@@ -1,0 +1,108 @@
+"""One process at a time in a folder, and the removal of what a killed one left there.
+
+The lock is flock's on the folder's file `.lock`, which names its holder; the kernel releases it,
+however the process ends. Windows has no flock: everything there goes on without locks.
+"""
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from errors import UserError
+
+TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # how files.atomic_write names them: PID in the end
+
+
+@contextmanager
+def alone_in(folder: Path, user: str, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder, made if it is missing, and clear the folder of strays first.
+
+    user: the flag or file that led here, for the line if another process holds it: UserError, or
+    what is said before waiting for it. Where no lock can be had, since the file system knows none
+    (one line says so) or nothing can be written there (whoever writes next will say so), the block
+    runs without.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    file = _acquire(folder / ".lock", user, wait) if fcntl else None
+    try:
+        if file is not None:
+            remove_strays(folder)
+        yield
+    finally:
+        if file is not None:
+            with suppress(OSError):
+                os.unlink(folder / ".lock")  # while it is held, so that it is nobody else's
+            os.close(file)
+            if made:
+                with suppress(OSError):
+                    folder.rmdir()  # where nothing came of it
+
+
+def _acquire(path: Path, user: str, wait: bool) -> int | None:
+    """Open and lock the file; returns its descriptor, or None where no lock can be had."""
+    for _ in range(1000):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # a holder that ended has just removed its empty folder
+            continue
+        except OSError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 200, 0).decode(errors="replace") or "another process"
+            if not wait:
+                os.close(file)
+                raise UserError(f"{user}: {holder} is at work in {path.parent}/; wait for its end, "
+                                "stop it, or choose another one") from None  # fmt: skip
+            print(f"{user}: waiting for {holder}, which is at work in {path.parent}/",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            os.close(file)
+            print(f"warning: {path}: this file system has no locks ({error.strerror}); see to it "
+                  "that no other process works in this folder", file=sys.stderr)  # fmt: skip
+            return None
+        # The last holder has removed its file: was it this one?
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                with suppress(OSError):  # a full disk: the lock is held all the same
+                    os.ftruncate(file, 0)
+                    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                return file
+        os.close(file)
+    return None
+
+
+def remove_strays(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed; only for who holds a lock on it."""
+    if fcntl is None:
+        return
+    for path in Path(folder).glob(".*.tmp"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and not _lives(int(match[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _lives(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # an earlier one: numbers come again, soonest in containers
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True

@@ -1,0 +1,165 @@
+"""SIGKILL at any moment: what goes on afterwards ends where an undisturbed process would have."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import torch
+from conftest import COUNTS, ROOT
+
+if sys.platform == "win32":
+    pytest.skip("no SIGKILL and no fork there", allow_module_level=True)
+
+from harness import (
+    FLAGS,
+    HANG,
+    RESUME,
+    SAVE_EVERY_STEP,
+    Server,
+    assert_same_run,
+    events,
+    make_pictures,
+)
+
+BUILDING = ("decode", "write cache", "write index")
+TRAINING = ("step", "fsync", "replace", "unlink", "write checkpoint", "write grid", "write log",
+            "write options", "write page", "at some time")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def unbroken(server, tmp_path_factory):
+    """A folder with a run that nothing disturbed; with how often it saved, and its seconds."""
+    root = tmp_path_factory.mktemp("kills")
+    make_pictures(root)
+    started = time.monotonic()
+    code, output = server.run(root / "unbroken", "train", *FLAGS, *SAVE_EVERY_STEP, "--name", "run")
+    assert code == 0, output
+    (root / "unbroken" / "seconds").write_text(str(time.monotonic() - started))
+    return root / "unbroken"
+
+
+def run_and_kill(server, cwd, event, number, *command):
+    """Start a command and kill it at the so-manieth event, or after so many seconds."""
+    if event != "at some time":
+        return server.run(cwd, *command, trap=(event, number))
+    pid = server.start(cwd, *command)
+    time.sleep(number)
+    os.kill(pid, signal.SIGKILL)
+    return server.wait(pid)
+
+
+def next_command(cwd, *flags):
+    """What a user would give now: --resume, or the first command if nothing is saved yet."""
+    started = (cwd / "model_ckpt/run/latest.pth").exists()
+    return ("train", *RESUME) if started else ("train", *FLAGS, *flags, "--name", "run")
+
+
+def finish(server, cwd, *flags):
+    """Let nothing disturb the last command: it goes on from the last complete save, to the end."""
+    saved, place = cwd / "model_ckpt/run/latest.pth", ""
+    if saved.exists():
+        state = torch.load(saved)
+        place = f"Resuming run in epoch {state['epoch'] + 1} after {state['batch']} steps of it"
+    code, output = server.run(cwd, *next_command(cwd, *flags))
+    assert code == 0 and place in output, output
+
+
+def test_killed_at_any_moment_and_resumed_equals_unbroken_to_the_bit(server, unbroken, long):
+    chance, survived = random.Random(0), Counter()
+    often, seconds = events(unbroken), float((unbroken / "seconds").read_text())
+    while survived.total() < (500 if long else 48):
+        story = len(list(unbroken.parent.iterdir()))
+        cwd = unbroken.parent / f"{story}"
+        flags = SAVE_EVERY_STEP if story % 2 else ()
+        trail = []
+        for kills in range(chance.randint(2, 8)):
+            whole_cache = len(list(cwd.glob("cache/*.json"))) == 2
+            possible = TRAINING if whole_cache else BUILDING + TRAINING
+            event = min(possible, key=lambda event: (survived[event], chance.random()))
+            # What comes after a kill is shorter by what was saved.
+            part = chance.random() / (kills + 1)
+            number = part * seconds if event == "at some time" else 1 + int(part * often[event])
+            trail.append((event, number))
+            command = next_command(cwd, *flags)
+            code, output = run_and_kill(server, cwd, event, number, *command)
+            assert code in (0, -signal.SIGKILL), (trail, output)
+            if code == 0:
+                break
+            survived[event] += 1
+        try:
+            finish(server, cwd, *flags)
+            assert_same_run(unbroken, cwd)
+        except AssertionError as error:
+            raise AssertionError(f"{cwd} after {trail}: {error}") from error
+    assert survived.keys() == {*BUILDING, *TRAINING}
+    COUNTS["kills survived"] += survived.total()
+
+
+def test_processes_of_their_own_that_are_killed_go_on_too(server, unbroken):
+    cwd = unbroken.parent / "fresh"
+    cwd.mkdir()
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    code = ("import metrics, train\n"
+            "metrics.COLLAPSE_SPREAD, metrics.COLLAPSE_DUPLICATES = -1, 2\n"
+            "train.main()")  # fmt: skip
+    saved = cwd / "model_ckpt/run/latest.pth"
+    for _ in range(2):
+        _, *flags = next_command(cwd)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *flags], cwd=cwd, env=env,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        before = saved.stat().st_mtime_ns if saved.exists() else 0
+        waited = time.monotonic() + HANG
+        while process.poll() is None and time.monotonic() < waited:
+            if saved.exists() and saved.stat().st_mtime_ns > before:
+                break
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait(HANG) == -signal.SIGKILL
+        COUNTS["kills survived"] += 1
+    finish(server, cwd)
+    assert_same_run(unbroken, cwd)
+
+
+DRAWING = ("draw", "write demo", "write picture", "replace", "unlink")
+PREPARING = ("write picture", "write report", "replace", "fsync", "unlink")
+
+
+@pytest.mark.parametrize("script, kinds", [("make_demo", DRAWING), ("prepare_data", PREPARING)])
+def test_killed_drawing_or_preparing_and_begun_again_gives_the_same_files(
+    server, unbroken, tmp_path, long, script, kinds
+):
+    flags = ("--source", unbroken.parent / "data", "--output", "out", "--min_size", "8",
+             "--image_size", "16", "--num_workers", "0")  # fmt: skip
+    command = (script, *flags) if script == "prepare_data" else (script,)
+
+    def files(cwd):
+        found = [path for path in cwd.rglob("*") if path.is_file() and path.name != "events.json"]
+        return {path.relative_to(cwd): path.read_bytes() for path in found}
+
+    chance = random.Random(script)
+    code, output = server.run(tmp_path / "unbroken", *command)
+    assert code == 0, output
+    often = events(tmp_path / "unbroken")
+    for kind in kinds * (20 if long else 1):
+        cwd = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        for _ in range(2):
+            trap = kind, chance.randint(1, often[kind])
+            code, output = server.run(cwd, *command, trap=trap)
+            assert code in (0, -signal.SIGKILL), (trap, output)
+            COUNTS["kills survived"] += code < 0
+        code, output = server.run(cwd, *command)
+        assert code == 0, (trap, output)
+        assert files(cwd) == files(tmp_path / "unbroken"), trap
