@@ -31,6 +31,7 @@ from batches import UnpairedBatches, split_holdout, to_float
 from checkpoint import ROOT, find_checkpoint, free_name, load_checkpoint, save_checkpoint
 from dataset import ImageArray, check_domains, find_images_or_explain, load_folder
 from demo_faces import make_demo
+from encoder import MISFITS
 from errors import UserError, one_line_errors
 from files import atomic_write
 from gallery import refresh_run_page
@@ -46,7 +47,7 @@ from logbook import (
     print_record,
 )
 from metrics import relative_spread
-from models import make_model
+from models import check_size, make_model
 from tensorboard_log import TensorBoard, check_installed
 from translation_model import NonFiniteLoss, TranslationModel
 
@@ -65,8 +66,7 @@ def main() -> None:
     if opt.resume:
         path = find_checkpoint(opt.name, "demo*" if opt.demo else "*")
         saved = load_checkpoint(path)
-        opt = resumed_options(saved["options"], given)
-        opt.name = path.parent.name
+        opt = resume_options(path, saved, given)
     if opt.tensorboard:
         check_installed()
     if opt.dry_run:
@@ -115,8 +115,9 @@ def main() -> None:
     if saved:
         try:
             model.load_state_dict(saved["model"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: does not fit its own options ({error})") from error
+        except MISFITS as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: does not fit its own options ({reason})") from error
         epoch, batch, best = saved["epoch"], saved["batch"], saved.get("best")
         for key in ("batch_size", "dataset_size", "holdout", "seed"):
             if batch and key in given and given[key] != saved["options"][key]:
@@ -127,7 +128,7 @@ def main() -> None:
                 )
         totals.update(saved["totals"])
         for key in data:
-            if saved.get("data", data)[key] != data[key]:
+            if saved.get("data", data).get(key) != data[key]:
                 print(f"warning: {getattr(opt, key)} has changed since {path} was saved; the order "
                       "of the images and those held out are others now")  # fmt: skip
         del saved
@@ -232,6 +233,19 @@ def main() -> None:
     print(f"Done. Grids: {image_dir}/   checkpoint: {ckpt_dir}/latest.pth")
     demo = " --demo" if opt.demo else ""
     print(f"Translate with it: python test.py --name {opt.name}{demo}")
+
+
+def resume_options(path: Path, saved: dict, given: dict) -> Namespace:
+    """Options of the run in a checkpoint, under those given. Raises UserError if it is nonsense."""
+    opt = resumed_options(saved["options"], given)
+    opt.name = path.parent.name
+    try:
+        check_size(opt, saved["model"]["nets"], saved["model"].get("encoder_options"))
+    except MISFITS as error:
+        raise UserError(f"{path}: lacks nets, or holds what are none ({error})") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return opt
 
 
 def tune_backends() -> None:
