@@ -73,15 +73,15 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     return (opt if opt.resume or opt.init_from else _check_training(opt)), given
 
 
-def resumed_options(saved: dict, given: dict) -> Namespace:
-    """Lay the options given on the command line over those saved in a checkpoint.
+def resumed_options(saved: dict, given: dict, source: object = "the file") -> Namespace:
+    """Lay the options given on the command line over those saved in a checkpoint, `source`.
 
-    Raises UserError where one of them would change the architecture.
+    Raises UserError where one of them would change the architecture, or cannot be.
     """
     defaults = vars(_train_parser().parse_args([]))
     # A checkpoint of an older version may lack options, one of a newer may have more.
     saved = {key: saved.get(key, default) for key, default in defaults.items()}
-    check_read(_train_parser(), saved)
+    check_read(_train_parser(), saved, source)
     for key in ARCHITECTURE:
         if key == "ema" and key in given and bool(given[key]) == bool(saved[key]):
             continue  # another decay is no other architecture
@@ -257,7 +257,7 @@ def _train_parser() -> _OneLineParser:
     nets.add_argument("--discriminator", choices=("sagan", "patch"),
                       help="if not given: patch for wgan and wgangp, as in the original, else "
                       "sagan")
-    nets.add_argument("--ndf", type=whole(1, 1 << 16), default=64, help="width of the discriminators")
+    nets.add_argument("--ndf", type=whole(1, 1 << 16), default=64, help="width of D")
     nets.add_argument("--attention", action=BooleanOptionalAction, default=True,
                       help="self-attention in the sagan nets")
     nets.add_argument("--spectral_norm", action=BooleanOptionalAction,

@@ -4,7 +4,6 @@ import functools
 import sys
 from collections.abc import Callable
 
-
 LONGEST_LINE = 4000
 
 

@@ -68,11 +68,9 @@ def load_generators(
         saved |= {"image_size": image_size, "discriminator": "patch"}
     here = {"gpu_ids": ",".join(map(str, gpu_ids)) or "-1", "amp": "off", "compile": False}
     try:
-        opt = resumed_options(saved, here)
-        check_size(opt, found.nets, found.encoder_options)
+        opt = resumed_options(saved, here, path)
+        check_size(opt, found.nets, found.encoder_options, path)
         model = make_model(opt, training=False, saved={"encoder_options": found.encoder_options})
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     except MISFITS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: its options name no architecture that this version can build "
@@ -97,21 +95,25 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
     if opt.model == "dtn":
         raise UserError("--init_from: is for --model cyclegan; a DTN starts from --f_encoder")
     refuse_dtn(found, "--init_from")
-    shape = shape_options(found.options, "generator")
-    if "netD_A" in found.nets:
-        shape |= shape_options(found.options, "discriminator")
+    try:
+        shape = shape_options(found.options, "generator")
+        if "netD_A" in found.nets:
+            shape |= shape_options(found.options, "discriminator")
+    except UserError as error:
+        raise UserError(f"{found.path}: {error}") from error
     for key, value in shape.items():
         if key in given and given[key] != value:
             raise UserError(
-                f"--{key} {given[key]}: --init_from {found.path} was made with {shown(value)}; leave "
-                f"--{key} out" + (", or start from the generators alone, which publish.py takes out"
-                                  if "netD_A" in found.nets else "")
+                f"--{key} {given[key]}: --init_from {found.path} was made with {shown(value)}; "
+                f"leave --{key} out" + (", or start from the generators alone, which publish.py "
+                                        "takes out" if "netD_A" in found.nets else "")
             )  # fmt: skip
     taken = {key: found.options[key] for key in ("image_size", "crop")
              if key in found.options and key not in given}  # fmt: skip
     try:
-        new = resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given)
-        check_size(new, found.nets)
+        new = resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given,
+                              found.path)  # fmt: skip
+        check_size(new, found.nets, None, found.path)
         return new
     except UserError as error:
         brought = ", ".join(f"{key} {shown(value)}" for key, value in (taken | shape).items())

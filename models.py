@@ -1,6 +1,7 @@
 """Which model --model names."""
 
 from argparse import Namespace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -43,9 +44,9 @@ def make_model(
 
 
 def check_size(
-    opt: Namespace, nets: dict[str, dict[str, Tensor]], encoder_options: dict | None = None
+    opt: Namespace, nets: dict[str, dict[str, Tensor]], encoder_options: dict | None, path: Path
 ) -> None:
-    """Raise UserError if nets of these options are far larger than the weights that a file holds.
+    """Raise UserError if nets of these options are far larger than the weights in a file, `path`.
 
     Nothing is allocated, whatever the options claim. Names and shapes are compared in loading.
     """
@@ -63,9 +64,9 @@ def check_size(
             wanted = sum(weight.numel() for weight in net.parameters())
             held = sum(weight.numel() for weight in weights.values())
             if wanted > 2 * held:
-                raise UserError(f"{name} would have {wanted:,} numbers by the options of its file, "
-                                f"which holds {held:,}; use another file")  # fmt: skip
+                raise UserError(f"{path}: {name} would have {wanted:,} numbers by its options, and "
+                                f"has {held:,}; use another file")  # fmt: skip
     except MISFITS as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"the options in the file name no nets of its weights ({reason}); use "
-                        "another file") from error  # fmt: skip
+        raise UserError(f"{path}: its options name no nets of its weights ({reason}); use another "
+                        "file") from error  # fmt: skip

@@ -62,8 +62,8 @@ def run_name(text: str) -> str:
     return text
 
 
-def check_read(parser: argparse.ArgumentParser, options: dict) -> None:
-    """Raise UserError unless each option, read from a file, could have been given to `parser`."""
+def check_read(parser: argparse.ArgumentParser, options: dict, source: object) -> None:
+    """Raise UserError unless each option, read from a source, could have been given to `parser`."""
     for action in parser._actions:
         value = options.get(action.dest)
         if value is None:
@@ -81,5 +81,5 @@ def check_read(parser: argparse.ArgumentParser, options: dict) -> None:
         except (argparse.ArgumentTypeError, ValueError):
             known = False
         if not known:
-            raise UserError(f"the options in the file cannot be: {action.dest} "
-                            f"{reprlib.repr(value)}; use another file")  # fmt: skip
+            raise UserError(f"{source}: its option {action.dest} cannot be {reprlib.repr(value)}; "
+                            "use another file")  # fmt: skip

@@ -237,14 +237,12 @@ def main() -> None:
 
 def resume_options(path: Path, saved: dict, given: dict) -> Namespace:
     """Options of the run in a checkpoint, under those given. Raises UserError if it is nonsense."""
-    opt = resumed_options(saved["options"], given)
+    opt = resumed_options(saved["options"], given, path)
     opt.name = path.parent.name
     try:
-        check_size(opt, saved["model"]["nets"], saved["model"].get("encoder_options"))
+        check_size(opt, saved["model"]["nets"], saved["model"].get("encoder_options"), path)
     except MISFITS as error:
         raise UserError(f"{path}: lacks nets, or holds what are none ({error})") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     return opt
 
 
