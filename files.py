@@ -1,5 +1,6 @@
 """Files that are whole or absent: written to a temporary name beside the target, then renamed."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,8 @@ import torch
 
 import archives
 from errors import UserError
+
+LONGEST_NAME = 200  # bytes of a file name that get a prefix and a suffix while it is written
 
 
 class DamagedFile(UserError):
@@ -30,7 +33,10 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_NAME:  # with more around it no file system would take it
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
