@@ -18,7 +18,7 @@ from errors import UserError
 from faces import add_face_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
-from option_types import number, run_name, whole
+from option_types import check_read, number, run_name, whole
 
 # What --demo changes: a net and a run that two CPU cores finish in about five minutes.
 DEMO_DEFAULTS = {
@@ -73,14 +73,15 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     return (opt if opt.resume or opt.init_from else _check_training(opt)), given
 
 
-def resumed_options(saved: dict, given: dict) -> Namespace:
-    """Lay the options given on the command line over those saved in a checkpoint.
+def resumed_options(saved: dict, given: dict, source: object = "the file") -> Namespace:
+    """Lay the options given on the command line over those saved in a checkpoint, `source`.
 
-    Raises UserError where one of them would change the architecture.
+    Raises UserError where one of them would change the architecture, or cannot be.
     """
     defaults = vars(_train_parser().parse_args([]))
     # A checkpoint of an older version may lack options, one of a newer may have more.
     saved = {key: saved.get(key, default) for key, default in defaults.items()}
+    check_read(_train_parser(), saved, source)
     for key in ARCHITECTURE:
         if key == "ema" and key in given and bool(given[key]) == bool(saved[key]):
             continue  # another decay is no other architecture
@@ -196,7 +197,7 @@ def _train_parser() -> _OneLineParser:
                       help="use the first N images of each domain, in sorted order")
     data.add_argument("--holdout", type=whole(1), default=128,
                       help="of these, keep N (at most a tenth) out of training, for the grids")
-    data.add_argument("--image_size", type=whole(8), default=64, help="side of the square, pixels")
+    data.add_argument("--image_size", type=whole(8, 8192), default=64, help="pixels, square")
     data.add_argument("--crop", choices=CROPS, default="center",
                       help="center: the largest square; celeba: tight on the face of 178x218 "
                       "CelebA pictures, center for others")
@@ -250,13 +251,13 @@ def _train_parser() -> _OneLineParser:
     nets = parser.add_argument_group("networks")
     nets.add_argument("--generator", choices=("resnet", "unet", "sagan"), default="resnet",
                       help="sagan is the original author's, through a 100-vector")
-    nets.add_argument("--ngf", type=whole(1), default=64, help="width of the generators")
-    nets.add_argument("--n_blocks", type=whole(0), default=6,
+    nets.add_argument("--ngf", type=whole(1, 1 << 16), default=64, help="width of the generators")
+    nets.add_argument("--n_blocks", type=whole(0, 1000), default=6,
                       help="residual blocks of the resnet generator")
     nets.add_argument("--discriminator", choices=("sagan", "patch"),
                       help="if not given: patch for wgan and wgangp, as in the original, else "
                       "sagan")
-    nets.add_argument("--ndf", type=whole(1), default=64, help="width of the discriminators")
+    nets.add_argument("--ndf", type=whole(1, 1 << 16), default=64, help="width of D")
     nets.add_argument("--attention", action=BooleanOptionalAction, default=True,
                       help="self-attention in the sagan nets")
     nets.add_argument("--spectral_norm", action=BooleanOptionalAction,
@@ -322,7 +323,7 @@ def add_model_options(parser: _OneLineParser) -> None:
     one = model.add_mutually_exclusive_group()
     one.add_argument("--ckpt", help="checkpoint: a file or folder of any layout in layouts.py")
     one.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
-    model.add_argument("--image_size", type=whole(24),
+    model.add_argument("--image_size", type=whole(24, 8192),
                        help="side of the square, pixels; if not given: the checkpoint's, or 256 "
                        "where it tells none")
 

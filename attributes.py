@@ -70,7 +70,7 @@ def read_attributes(path: Path) -> dict[str, dict[str, int]]:
         if not groups:
             raise ValueError(f"no column of {', '.join(GROUPS)}")
         return {Path(row["file"]).stem: {g: int(int(row[g]) > 0) for g in groups} for row in rows}
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, csv.Error) as error:
         raise UserError(
             f"--attributes {path}: not a table with a header, a column 'file' and attributes as "
             f"0 or 1 ({error})"

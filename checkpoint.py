@@ -7,14 +7,19 @@ the image folders), "model" (see TranslationModel.state_dict).
 """
 
 import itertools
+import math
+import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import archives
 from errors import UserError
-from files import read_tensors, write_tensors
+from files import DamagedFile, read_tensors, write_tensors
 
 ROOT = Path("model_ckpt")
 FORMAT = 1
+RUN_FILE = re.compile(r"(latest|best|epoch_\d+)\.pth")
 KEYS = {"format", "options", "epoch", "batch", "totals", "model"}
 
 
@@ -30,16 +35,72 @@ def load_checkpoint(path: Path) -> dict:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file; {_runs_found()}")
-    return as_checkpoint(path, read_tensors(path))
+    return as_checkpoint(path, read_or_point_beside(path))
+
+
+def read_or_point_beside(path: Path) -> object:
+    """files.read_tensors, whose error names the newest whole checkpoint beside a damaged one."""
+    try:
+        return read_tensors(path)
+    except DamagedFile as error:
+        beside = [p for p in Path(path).parent.glob("*.pth") if p.name != Path(path).name]
+        for other in sorted(beside, key=lambda p: p.stat().st_mtime, reverse=True):
+            if RUN_FILE.fullmatch(other.name) and archives.is_whole(other):
+                raise UserError(
+                    f"{path} is damaged ({error.reason}); {other.name} beside it is whole: name it "
+                    f"with --ckpt, or copy it over {Path(path).name} to resume from there"
+                ) from error
+        raise
 
 
 def as_checkpoint(path: Path, state: object) -> dict:
     """What was read from a file, if that is a checkpoint of ours. Raises UserError."""
     if not isinstance(state, dict) or not KEYS <= state.keys():
         raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")
-    if state["format"] != FORMAT:
-        raise UserError(f"{path}: format {state['format']}, but this version reads {FORMAT}")
+    if type(state["format"]) is not int or state["format"] != FORMAT:
+        raise UserError(f"{path}: format {shown(state['format'])}, but this version reads {FORMAT}")
+    rules = {
+        "options": isinstance(state["options"], dict) and all(map(_is_text, state["options"])),
+        "epoch": _is_count(state["epoch"]),
+        "batch": _is_count(state["batch"]),
+        "totals": isinstance(state["totals"], dict)
+        and all(map(_is_total, state["totals"].items())),
+        "model": isinstance(state["model"], dict) and all(map(_is_text, state["model"])),
+        "data": isinstance(state.get("data", {}), dict),
+        "best": state.get("best") is None or _is_best(state["best"]),
+    }
+    for key, kept in rules.items():
+        if not kept:
+            raise UserError(f"{path}: its {key} {shown(state[key])} cannot be; use another "
+                            "checkpoint")  # fmt: skip
     return state
+
+
+def shown(value: object) -> str:
+    """Any value of a file in a few words, however large or deep it is."""
+    return reprlib.repr(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_total(item: tuple) -> bool:
+    name, total = item
+    return (_is_text(name) and isinstance(total, list | tuple) and len(total) == 2
+            and _is_number(total[0]) and _is_count(total[1]) and total[1] > 0)  # fmt: skip
+
+
+def _is_best(best: object) -> bool:
+    return isinstance(best, dict) and _is_count(best.get("epoch")) and _is_number(best.get("swd"))
 
 
 def find_checkpoint(name: str | None, pattern: str = "*") -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from errors import UserError
+from errors import UserError, one_line
 from files import atomic_write
 from locks import alone_in
 
@@ -150,6 +150,8 @@ def open_image(file: Path | BinaryIO) -> Image.Image:
 
     Raises UnreadableImage, whatever Pillow raised.
     """
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise UnreadableImage("it is no regular file")  # a pipe or a device may never end
     with unreadable_if_it_fails(), Image.open(file, formats=PILLOW_FORMATS) as image:
         width, height = image.size
         if not 0 < width * height <= MAX_PIXELS:
@@ -243,8 +245,7 @@ def load_folder(
     folder = Path(folder)
     names = find_images_or_explain(folder, flag)[:dataset_size]
     # The mode is in the key because a file skipped for its permissions may be mended by chmod.
-    files = (os.stat(f"{folder}/{name}") for name in names)
-    stats = [(stat.st_size, stat.st_mtime_ns, stat.st_mode) for stat in files]
+    stats = [_state_of(f"{folder}/{name}") for name in names]
     key = json.dumps([CACHE_FORMAT, image_size, crop, names, stats]).encode()
     stem = f"{folder.resolve().name[:40]}_{hashlib.sha256(key).hexdigest()[:16]}"
     array_path, index_path = Path(cache_dir, f"{stem}.u8"), Path(cache_dir, f"{stem}.json")
@@ -267,6 +268,15 @@ def load_folder(
         say(f"{folder}: {len(skipped)} of {len(names)} files unreadable, skipped ({index_path})")
     images = np.memmap(array_path, np.uint8, "r", shape=(len(paths), image_size, image_size, 3))
     return ImageArray(images, paths, len(skipped))
+
+
+def _state_of(path: str) -> tuple[int, int, int]:
+    """Size, time and mode of a file; zeros for one that has vanished, which is then unreadable."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return 0, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_mode
 
 
 def read_index(
@@ -324,4 +334,4 @@ def build_cache(
 
 def say(line: str) -> None:
     """One line on stderr, above the progress bar if there is one."""
-    tqdm.write(line.replace("\n", "\\n"), file=sys.stderr)
+    tqdm.write(one_line(line), file=sys.stderr)

@@ -5,6 +5,7 @@ image_size, the size of the square images that it was trained on) and "encoder" 
 pretrain_encoder.py writes them; train.py --f_encoder and evaluate.py --features take them.
 """
 
+import reprlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from batches import to_float
 from errors import UserError
 from files import read_tensors, write_tensors
+from networks import unfit_weight
 
 FORMAT = "encoder-2"
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -154,8 +156,9 @@ def load_encoder(path: Path) -> tuple[Encoder, dict]:
         raise UserError(
             f"{path}: a file of tensors, but not an encoder that pretrain_encoder.py wrote"
         )
-    if state["format"] != FORMAT:
-        raise UserError(f"{path}: format {state['format']}, but this version reads {FORMAT}")
+    if type(state["format"]) is not str or state["format"] != FORMAT:
+        raise UserError(f"{path}: format {reprlib.repr(state['format'])}, but this version reads "
+                        f"{FORMAT}")  # fmt: skip
     options, weights = state["options"], state["encoder"]
     try:
         if type(options["image_size"]) is not int:
@@ -198,5 +201,5 @@ def open_encoder(text: str) -> nn.Module:
 
 
 def _refuse_not_finite(path: Path, encoder: nn.Module) -> None:
-    if not all(weight.isfinite().all() for weight in encoder.state_dict().values()):
-        raise UserError(f"{path}: the encoder has weights that are not finite; train it again")
+    if reason := unfit_weight(encoder.state_dict()):
+        raise UserError(f"{path}: the encoder's {reason}; train it again")

@@ -6,9 +6,21 @@ import os
 import sys
 from collections.abc import Callable
 
+LONGEST_LINE = 4000
+
 
 class UserError(Exception):
     """Bad input. The message names the flag or file, the value, and the remedy, in one line."""
+
+
+def one_line(text: str) -> str:
+    """Text of any origin as one line to print, of a length that can be read.
+
+    File names, and names in files, may hold line breaks, commands to a terminal, or bytes that are
+    no text.
+    """
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..."
 
 
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
@@ -34,9 +46,7 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
                   f"({error.strerror}); free some space", file=sys.stderr)  # fmt: skip
             sys.exit(2)
         except UserError as error:
-            # File names may hold line breaks or bytes that are no text; the line stays one line.
-            line = str(error).encode(errors="backslashreplace").decode().replace("\n", "\\n")
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             sys.exit("interrupted")

@@ -1,5 +1,6 @@
 """Files that are whole or absent: written to a temporary name beside the target, then renamed."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,7 +9,19 @@ from typing import BinaryIO
 
 import torch
 
+import archives
 from errors import UserError
+
+LONGEST_NAME = 200  # bytes of a file name that get a prefix and a suffix while it is written
+
+
+class DamagedFile(UserError):
+    """A file of tensors that is not as it was written, so that another copy may help."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: not loaded, it is damaged or incomplete ({reason}); use another "
+                         "file")  # fmt: skip
+        self.reason = reason
 
 
 @contextmanager
@@ -20,7 +33,10 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_NAME:  # with more around it no file system would take it
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -41,28 +57,36 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_tensors(path: Path, state: dict) -> None:
-    """Write tensors and plain values, whole or not at all. Raises UserError."""
+    """Write tensors and plain values with a digest, whole or not at all. Raises UserError."""
     with atomic_write(path) as file:
+        digesting = archives.Digesting(file)
         try:
-            torch.save(state, file)
+            torch.save(state, digesting)
         except RuntimeError as error:
             # When the disk is full, torch fails once more while closing its archive.
             raise error.__context__ or error from None
+        digesting.append_digest()
 
 
 def read_tensors(path: Path) -> object:
     """Read a file of tensors and plain values onto the CPU, without executing what it may carry.
 
-    Raises UserError if the file is missing, damaged, or carries pickled code.
+    Raises UserError if the file is missing or carries pickled code, DamagedFile if it is damaged.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; check the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and pickle each have kinds of their own
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            why = "it holds Python objects beside tensors and plain values, which could run code"
-        else:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            why = f"it is damaged or incomplete ({reason})"
-        raise UserError(f"{path}: not loaded, {why}; use another file") from error
+        with open(path, "rb") as file:
+            archives.check(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except archives.HoldsObjects as error:
+        raise UserError(
+            f"{path}: not loaded, it holds Python objects beside tensors and plain values, which "
+            f"could run code ({error}); use another file"
+        ) from error
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); change its mode") from error
+    except Exception as error:  # torch and pickle have kinds of their own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DamagedFile(path, reason) from error

@@ -19,6 +19,7 @@ DIRECTIONS = (("person", "anime"), ("anime", "person"))  # what goes in, what co
 RUN_GRID = re.compile(r"(\d{4,9})_epoch_(anime|person)\.png")
 TEST_GRID = re.compile(r"(\d{1,9})__(anime|person)_(real|test)\.png")
 PADDING = 2  # pixels around each tile, as torchvision lays out what grids.save_grid writes
+MOST_NESTED = 100  # dicts in a line of the log; usual are 8
 TEST_COLUMNS = 8  # of the grids that test.py writes
 # Found out on the machine that trained, or no choice at all: never shown as changed.
 NO_CHOICE = ("name", "gpu_ids", "num_workers", "amp")
@@ -59,7 +60,7 @@ def find_runs(root: Path) -> list[Path]:
 
 def last_change(folder: Path) -> float:
     """When a log or a grid was last written in `folder`, seconds since 1970; 0 without any."""
-    times = [path.stat().st_mtime for path in folder.iterdir()
+    times = [path.lstat().st_mtime for path in folder.iterdir()
              if path.name == "log.jsonl" or RUN_GRID.fullmatch(path.name)]  # fmt: skip
     return max(times, default=0.0)
 
@@ -95,9 +96,16 @@ def _read_log(path: Path, notes: list[str]) -> list[dict]:
         notes.append("There is no log.jsonl, so there are no curves.")
         return []
     records, torn = {}, 0
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        notes.append(f"log.jsonl cannot be read ({error.strerror}), so there are no curves.")
+        return []
+    for line in lines:
         try:
             record = json.loads(line)
+            if line.count("{") > MOST_NESTED:
+                raise ValueError("nested too deep")
             if type(record["epoch"]) is not int or not 0 < record["epoch"] < 10**9:
                 raise ValueError("no epoch")
             records[record["epoch"]] = record
@@ -116,7 +124,7 @@ def _read_options(path: Path, notes: list[str]) -> dict:
         options = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(options, dict):
             raise ValueError("no dict")
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         notes.append("options.json is broken, so the run's options are unknown.")
         return {}
     return options
@@ -250,10 +258,12 @@ def read_test_grids(folder: Path) -> dict:
 
 def _size(path: Path) -> tuple[int, int]:
     """Width and height from a picture's header; (0, 0) for what is none."""
+    if not path.is_file():  # opening a named pipe would wait for ever
+        return 0, 0
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # hostile files: struct.error, MemoryError and others
         return 0, 0
 
 
@@ -286,9 +296,9 @@ def pair_layout(width: int, height: int) -> tuple[int, int, int, int] | None:
 def _empty_tiles(path: Path, columns: int, rows: int, unit: int) -> int:
     """How many tiles at the end of a grid are black, because there were no more pictures."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             pixels = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError):
+    except Exception:
         return 0
     x, y = (columns - 1) * unit, (rows - 1) * unit
     empty = 0

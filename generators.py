@@ -7,11 +7,12 @@ from torch import nn
 
 import distributed
 from arguments import resumed_options
-from checkpoint import ROOT, find_checkpoint
+from checkpoint import ROOT, find_checkpoint, shown
 from cyclegan_model import GENERATORS
+from encoder import MISFITS
 from errors import UserError
 from layouts import ORIGINAL, ORIGINAL_NAMES, PUBLISHED, Found, read_generators
-from models import make_model
+from models import check_size, make_model
 from networks import load_weights
 from translation_model import TranslationModel
 
@@ -74,11 +75,13 @@ def load_generators(
         saved |= {"image_size": image_size, "discriminator": "patch"}
     here = {"gpu_ids": ",".join(map(str, gpu_ids)) or "-1", "amp": "off", "compile": False}
     try:
-        opt = resumed_options(saved, here)
+        opt = resumed_options(saved, here, path)
+        check_size(opt, found.nets, found.encoder_options, path)
         model = make_model(opt, training=False, saved={"encoder_options": found.encoder_options})
-    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except MISFITS as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: its options name no architecture that this version can build "
-                        f"({str(error).splitlines()[0]}); use another file") from error  # fmt: skip
+                        f"({reason}); use another file") from error  # fmt: skip
     opt.batch_size = batch_size
     if "domain_A_path" not in found.options:
         opt.domain_A_path = opt.domain_B_path = None
@@ -99,22 +102,28 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
     if opt.model == "dtn":
         raise UserError("--init_from: is for --model cyclegan; a DTN starts from --f_encoder")
     refuse_dtn(found, "--init_from")
-    shape = shape_options(found.options, "generator")
-    if "netD_A" in found.nets:
-        shape |= shape_options(found.options, "discriminator")
+    try:
+        shape = shape_options(found.options, "generator")
+        if "netD_A" in found.nets:
+            shape |= shape_options(found.options, "discriminator")
+    except UserError as error:
+        raise UserError(f"{found.path}: {error}") from error
     for key, value in shape.items():
         if key in given and given[key] != value:
             raise UserError(
-                f"--{key} {given[key]}: --init_from {found.path} was made with {value}; leave "
-                f"--{key} out" + (", or start from the generators alone, which publish.py takes out"
-                                  if "netD_A" in found.nets else "")
+                f"--{key} {given[key]}: --init_from {found.path} was made with {shown(value)}; "
+                f"leave --{key} out" + (", or start from the generators alone, which publish.py "
+                                        "takes out" if "netD_A" in found.nets else "")
             )  # fmt: skip
     taken = {key: found.options[key] for key in ("image_size", "crop")
              if key in found.options and key not in given}  # fmt: skip
     try:
-        return resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given)
+        new = resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given,
+                              found.path)  # fmt: skip
+        check_size(new, found.nets, None, found.path)
+        return new
     except UserError as error:
-        brought = ", ".join(f"{key} {value}" for key, value in (taken | shape).items())
+        brought = ", ".join(f"{key} {shown(value)}" for key, value in (taken | shape).items())
         raise UserError(f"{error} (--init_from {found.path} brings {brought})") from error
 
 
@@ -148,7 +157,7 @@ def _load(found: Found, name: str, net: nn.Module) -> None:
 
 def shape_options(options: dict, net: str) -> dict:
     """The options that shape the generator, or the discriminator. Raises UserError."""
-    if options.get(net) not in SHAPE[net]:
-        raise UserError(f"{net} {options.get(net)}: no architecture that this version knows")
+    if not isinstance(options.get(net), str) or options[net] not in SHAPE[net]:
+        raise UserError(f"{net} {shown(options.get(net))}: no architecture that this version knows")
     keys = (net, *SHAPE[net][options[net]])
     return {key: options[key] for key in keys if key in options}

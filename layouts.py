@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from checkpoint import as_checkpoint, load_checkpoint
+from checkpoint import as_checkpoint, load_checkpoint, read_or_point_beside, shown
 from cyclegan_model import GENERATORS
 from errors import UserError
 from files import read_tensors
+from networks import unfit_weight
 
 PUBLISHED = {"AtoB": "anime_to_person.pth", "BtoA": "person_to_anime.pth"}
 PUBLISHED_FORMAT = 1
@@ -77,7 +78,7 @@ def read_generators(path: Path, direction: str | None = None) -> Found:
         return _folder(path, direction)
     if not path.is_file():
         load_checkpoint(path)  # raises: says which runs there are
-    state = read_tensors(path)
+    state = read_or_point_beside(path)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise UserError(f"{path}: holds no weights by name; use a file of generators")
     if "published" in state:
@@ -139,6 +140,8 @@ def _run(path: Path, state: dict) -> Found:
             _divide_out_spectral_norm(weights.get(name, {}))
         options, steps = dict(state["options"]), state["model"]["steps"]
         encoder_options = state["model"].get("encoder_options")
+        if type(steps) is not int or not isinstance(encoder_options, dict | None):
+            raise TypeError("steps or encoder_options")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
         raise UserError(f"{path}: a checkpoint that lacks or mixes up {error}; use another "
                         "one") from error  # fmt: skip
@@ -160,14 +163,16 @@ def _divide_out_spectral_norm(weights: dict[str, Tensor]) -> None:
 
 def _published(path: Path, state: dict) -> Found:
     """A file of publish.py: one generator."""
-    if state["published"] != PUBLISHED_FORMAT:
-        raise UserError(f"{path}: published in format {state['published']}, but this version reads "
-                        f"{PUBLISHED_FORMAT}")  # fmt: skip
+    if type(state["published"]) is not int or state["published"] != PUBLISHED_FORMAT:
+        raise UserError(f"{path}: published in format {shown(state['published'])}, but this "
+                        f"version reads {PUBLISHED_FORMAT}")  # fmt: skip
     try:
         name = GENERATORS[state["direction"]]
         keys = ("generator", "ngf", "n_blocks", "attention", "image_size", "crop")
         options = {key: state["options"][key] for key in keys if key in state["options"]}
         epoch, steps = state["epoch"], state["steps"]
+        if type(epoch) not in (int, type(None)) or type(steps) not in (int, type(None)):
+            raise TypeError("an epoch and steps that are numbers")
         nets = {name: _floats(path, state["weights"])}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: published, but without {error}; use another file") from error
@@ -251,11 +256,6 @@ def _floats(path: Path, weights: object) -> dict[str, Tensor]:
     """Weights in float32, their names without what nn.DataParallel and torch.compile put before."""
     if not isinstance(weights, dict):
         raise UserError(f"{path}: holds no weights by name; use a file of generators")
-    floats = {}
-    for key, value in weights.items():
-        if not isinstance(value, Tensor):
-            raise UserError(f"{path}: {key} is no tensor; use a file of generators")
-        if not torch.isfinite(value).all():
-            raise UserError(f"{path}: {key} is not finite; use another checkpoint")
-        floats[WRAPPERS.sub("", key)] = value.float()
-    return floats
+    if reason := unfit_weight(weights):
+        raise UserError(f"{path}: {reason}; use another file of generators")
+    return {WRAPPERS.sub("", key): value.float() for key, value in weights.items()}

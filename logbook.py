@@ -86,11 +86,11 @@ def keep_log_before(epoch: int, path: Path) -> None:
     """Drop what the log says of epochs that will be trained again, and any torn last line."""
     kept = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 if json.loads(line)["epoch"] <= epoch:
                     kept.append(line + "\n")
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
     with atomic_write(path) as file:
         file.write("".join(kept).encode())

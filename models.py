@@ -1,11 +1,17 @@
 """Which model --model names."""
 
 from argparse import Namespace
+from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from checkpoint import shown
 from cyclegan_model import CycleGANModel
 from dtn_model import DTNModel
-from encoder import MISFITS, build_encoder, open_encoder
+from encoder import MISFITS, DomainFeatures, build_encoder, open_encoder
 from errors import UserError
+from networks import build_decoder, build_discriminator, build_generator
 
 
 def make_model(
@@ -23,8 +29,8 @@ def make_model(
             encoder = build_encoder(saved["encoder_options"]).to_empty(device="cpu")
         except MISFITS as error:
             raise UserError(
-                f"the checkpoint's encoder_options {saved.get('encoder_options')} are not those of "
-                "an encoder; use another checkpoint"
+                f"the checkpoint's encoder_options {shown(saved.get('encoder_options'))} are not "
+                "those of an encoder; use another checkpoint"
             ) from error
     else:
         encoder = open_encoder(opt.f_encoder)
@@ -35,3 +41,32 @@ def make_model(
             f"pretrain_encoder.py --image_size {opt.image_size}"
         )
     return DTNModel(opt, encoder, training)
+
+
+def check_size(
+    opt: Namespace, nets: dict[str, dict[str, Tensor]], encoder_options: dict | None, path: Path
+) -> None:
+    """Raise UserError if nets of these options are far larger than the weights in a file, `path`.
+
+    Nothing is allocated, whatever the options claim. Names and shapes are compared in loading.
+    """
+    try:
+        with torch.device("meta"):
+            if opt.model == "dtn":
+                netF = DomainFeatures(build_encoder(encoder_options))
+                netG, netD = build_decoder(opt, netF.encoder.dim), build_discriminator(opt, 3)
+                built = {"netF": netF, "netG": netG, "netD": netD}
+            else:
+                netG, netD = build_generator(opt), build_discriminator(opt)
+                built = {"netG_A": netG, "netG_B": netG, "netD_A": netD, "netD_B": netD}
+        for name, weights in nets.items():
+            net = built[name.removesuffix("_ema")]
+            wanted = sum(weight.numel() for weight in net.parameters())
+            held = sum(weight.numel() for weight in weights.values())
+            if wanted > 2 * held:
+                raise UserError(f"{path}: {name} would have {wanted:,} numbers by its options, and "
+                                f"has {held:,}; use another file")  # fmt: skip
+    except MISFITS as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: its options name no nets of its weights ({reason}); use another "
+                        "file") from error  # fmt: skip

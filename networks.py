@@ -122,6 +122,18 @@ def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
     net.load_state_dict(state)
 
 
+def unfit_weight(weights: dict[str, Tensor]) -> str | None:
+    """The first of the weights that no net can have, and why; None if all are finite floats."""
+    for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            return f"{key} is no tensor"
+        if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
+            return f"{key} is of {value.dtype}"
+        if not value.isfinite().all():
+            return f"{key} is not finite"
+    return None
+
+
 class _SpectralNormInFp32(_SpectralNorm):
     """torch's spectral norm, out of reach of autocast: its power iteration fails in bf16."""
 

@@ -2,11 +2,14 @@
 
 import argparse
 import math
+import reprlib
 from collections.abc import Callable
 
+from errors import UserError
 
-def whole(least: int) -> Callable[[str], int]:
-    """Type of an option that is a whole number of at least `least`."""
+
+def whole(least: int, most: int = 2**53) -> Callable[[str], int]:
+    """Type of an option that is a whole number from `least` to `most`."""
 
     def parse(text: str) -> int:
         try:
@@ -15,6 +18,8 @@ def whole(least: int) -> Callable[[str], int]:
             value = least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at most {most}")
         return value
 
     return parse
@@ -55,3 +60,26 @@ def run_name(text: str) -> str:
             f"{text!r}: must be a plain folder name (no / \\ : * ? \" < > |, no leading . or -)"
         )
     return text
+
+
+def check_read(parser: argparse.ArgumentParser, options: dict, source: object) -> None:
+    """Raise UserError unless each option, read from a source, could have been given to `parser`."""
+    for action in parser._actions:
+        value = options.get(action.dest)
+        if value is None:
+            continue
+        try:
+            if action.dest == "gpu_ids":
+                known = isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
+            elif action.nargs == 0:  # a flag
+                known = type(value) is bool
+            elif action.choices or action.type is None:
+                known = type(value) is str and "\0" not in value
+                known = known and value in (action.choices or (value,))
+            else:
+                known = type(value) in (int, float, str) and action.type(str(value)) == value
+        except (argparse.ArgumentTypeError, ValueError):
+            known = False
+        if not known:
+            raise UserError(f"{source}: its option {action.dest} cannot be {reprlib.repr(value)}; "
+                            "use another file")  # fmt: skip

@@ -39,7 +39,7 @@ class PictureSource:
         try:
             self.archive = zipfile.ZipFile(self.path)
             self.members = {info.filename: info for info in self.archive.infolist()}
-        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        except Exception as error:  # hostile archives: struct.error, EOFError and others
             raise UserError(
                 f"{flag} {self.path}: neither a folder nor a zip archive that can be read "
                 f"({error}); unpack other archives first"

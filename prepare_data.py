@@ -177,6 +177,8 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
     try:
         there = [name for name in os.listdir(output) if not name.endswith((".tmp", ".lock"))]
         before = json.loads((output / REPORT).read_bytes()) if there else None
+        if there and not is_report(before):
+            raise ValueError(f"its {REPORT} is damaged")
         if before and before["pictures"]:
             for key, value in options.items():
                 if before["options"].get(key) != value:
@@ -189,12 +191,25 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
         if os.path.isdir(output):
             raise UserError(f"--output {output}: is not empty, and holds no {REPORT} of an earlier "
                             "call to go on with; choose another folder") from error  # fmt: skip
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--output {output}: cannot be used ({error}); choose another "
                         "folder") from error  # fmt: skip
     report = {"options": options, "left_out": {}, "pictures": {}}
     save_report(output, report)
     return report
+
+
+def is_report(report: object) -> bool:
+    """Whether that is what save_report wrote: files of names that lead nowhere else."""
+    try:
+        files = list(chain.from_iterable(report["pictures"].values()))
+        reasons = list(chain.from_iterable(report["left_out"].values()))
+        lists = [*report["pictures"].values(), *report["left_out"].values()]
+        return (isinstance(report["options"], dict) and all(isinstance(x, list) for x in lists)
+                and all(isinstance(x, str) for x in files + reasons)
+                and all(Path(file).name == file for file in files))  # fmt: skip
+    except (LookupError, TypeError, AttributeError):
+        return False
 
 
 def save_report(output: Path, report: dict) -> None:

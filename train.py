@@ -33,6 +33,7 @@ from batches import UnpairedBatches, split_holdout, to_float
 from checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
 from dataset import ImageArray, check_domains, find_images_or_explain, load_folder
 from demo_faces import make_demo
+from encoder import MISFITS
 from errors import UserError, one_line_errors
 from files import atomic_write
 from gallery import refresh_run_page
@@ -49,7 +50,7 @@ from logbook import (
     print_record,
 )
 from metrics import relative_spread
-from models import make_model
+from models import check_size, make_model
 from tensorboard_log import TensorBoard, check_installed
 from translation_model import NonFiniteLoss, TranslationModel
 
@@ -75,8 +76,7 @@ def train(until_the_end: ExitStack) -> None:
         if not opt.dry_run and os.environ.get("RANK", "0") == "0":  # set by torchrun
             hold(path.parent.name, until_the_end)
         saved = load_checkpoint(path)
-        opt = resumed_options(saved["options"], given)
-        opt.name = path.parent.name
+        opt = resume_options(path, saved, given)
     if opt.tensorboard:
         check_installed()
     if opt.dry_run:
@@ -125,8 +125,9 @@ def train(until_the_end: ExitStack) -> None:
     if saved:
         try:
             model.load_state_dict(saved["model"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: does not fit its own options ({error})") from error
+        except MISFITS as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: does not fit its own options ({reason})") from error
         epoch, batch, best = saved["epoch"], saved["batch"], saved.get("best")
         for key in ("batch_size", "dataset_size", "holdout", "seed"):
             if batch and key in given and given[key] != saved["options"][key]:
@@ -137,7 +138,7 @@ def train(until_the_end: ExitStack) -> None:
                 )
         totals.update(saved["totals"])
         for key in data:
-            if saved.get("data", data)[key] != data[key]:
+            if saved.get("data", data).get(key) != data[key]:
                 print(f"warning: {getattr(opt, key)} has changed since {path} was saved; the order "
                       "of the images and those held out are others now")  # fmt: skip
         del saved
@@ -243,6 +244,17 @@ def train(until_the_end: ExitStack) -> None:
     print(f"Done. Grids: {image_dir}/   checkpoint: {ckpt_dir}/latest.pth")
     demo = " --demo" if opt.demo else ""
     print(f"Translate with it: python test.py --name {opt.name}{demo}")
+
+
+def resume_options(path: Path, saved: dict, given: dict) -> Namespace:
+    """Options of the run in a checkpoint, under those given. Raises UserError if it is nonsense."""
+    opt = resumed_options(saved["options"], given, path)
+    opt.name = path.parent.name
+    try:
+        check_size(opt, saved["model"]["nets"], saved["model"].get("encoder_options"), path)
+    except MISFITS as error:
+        raise UserError(f"{path}: lacks nets, or holds what are none ({error})") from error
+    return opt
 
 
 def tune_backends() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import distributed
 from errors import UserError
+from networks import unfit_weight
 from self_attention import SelfAttention
 
 
@@ -226,12 +227,15 @@ class TranslationModel:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up a state_dict() of a model with the same options."""
+        """Take up a state_dict() of a model with the same options.
+
+        Raises one of encoder.MISFITS if it is of another model, or not finite.
+        """
         self.load_nets(state["nets"])
-        self.optimizer_G.load_state_dict(state["optimizer_G"])
-        self.optimizer_D.load_state_dict(state["optimizer_D"])
-        for optimizer in (self.optimizer_G, self.optimizer_D):
-            optimizer.param_groups[0]["betas"] = (self.opt.beta1, self.opt.beta2)
+        for name in ("optimizer_G", "optimizer_D"):
+            _load_optimizer(getattr(self, name), state[name])
+        if type(state["steps"]) is not int or state["steps"] < 0:
+            raise ValueError(f"steps {state['steps']!r:.50}")
         self.steps = state["steps"]
         if distributed.rank() == 0:
             self.generator.set_state(state["generator"])
@@ -240,8 +244,28 @@ class TranslationModel:
 
     def load_nets(self, states: dict[str, dict]) -> None:
         """Load the weights of the nets that this model has."""
+        if states.keys() != self.nets.keys():
+            raise ValueError(f"its nets are {', '.join(map(str, states))}")
         for name, net in self.nets.items():
+            if reason := unfit_weight(states[name]):
+                raise ValueError(f"{name}: {reason}")
             net.load_state_dict(states[name])
+
+
+def _load_optimizer(optimizer: torch.optim.Adam, state: dict) -> None:
+    """Give Adam its moments back. All else of its state comes from the options."""
+    group = optimizer.state_dict()["param_groups"][0]
+    parameters = optimizer.param_groups[0]["params"]
+    if len(state["param_groups"][0]["params"]) != len(parameters):
+        raise ValueError("an optimizer of other nets")
+    for number, moments in state["state"].items():
+        shape = parameters[number].shape
+        shapes = {"step": torch.Size(()), "exp_avg": shape, "exp_avg_sq": shape}
+        if {key: value.shape for key, value in moments.items()} != shapes:
+            raise ValueError(f"moments of weight {number} of an optimizer have other shapes")
+        if reason := unfit_weight(moments):
+            raise ValueError(f"moments of weight {number}: {reason}")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": [group]})
 
 
 class InBf16(nn.Module):

@@ -1,0 +1,243 @@
+"""What the tests of hostile files share: mutations of bytes, and archives that lie.
+
+`python hostile_files.py checkpoints N` fuzzes N checkpoints in a process of its own, whose peak
+memory can be measured, and prints what became of them as JSON; `images N` does so with images.
+"""
+
+import io
+import json
+import os
+import pickle
+import random
+import re
+import sys
+import tempfile
+import zipfile
+from argparse import Namespace
+from collections import Counter, OrderedDict
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+CANARY = "executed"
+
+
+class Executes:
+    """Leaves a folder of the name CANARY when it is unpickled by a reader that runs code."""
+
+    def __reduce__(self):
+        return os.mkdir, (CANARY,)
+
+
+class Tensor:
+    """A tensor as torch pickles it, of any claimed storage, offset, sizes and strides."""
+
+    def __init__(self, size, stride, numbers=4, offset=0, key="0", storage=torch.FloatStorage):
+        self.storage = "storage", storage, key, "cpu", numbers
+        self.rest = offset, size, stride, False, OrderedDict()
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, (Storage(self.storage), *self.rest)
+
+
+class Storage(tuple):
+    def __new__(cls, described):
+        return super().__new__(cls, (described,))
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, value):
+        return value[0] if isinstance(value, Storage) else None
+
+
+def pickled(value, protocol=2) -> bytes:
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol).dump(value)
+    return buffer.getvalue()
+
+
+def archive(value, records=(("data/0", bytes(16)),), folder="archive", **changes) -> bytes:
+    """A zip archive as torch writes it of a value, or of the bytes of a pickle."""
+    data = value if isinstance(value, bytes) else pickled(value)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **changes) as file:
+        named = [("data.pkl", data), ("byteorder", b"little"), *records, ("version", b"3\n")]
+        for name, content in named:
+            file.writestr(zipfile.ZipInfo(f"{folder}/{name}"), content,
+                          compress_type=changes.get("compression"))  # fmt: skip
+    return buffer.getvalue()
+
+
+def sign(data: bytes) -> bytes:
+    """An archive without a comment, with the digest that a file of ours has."""
+    import archives
+
+    buffer = io.BytesIO()
+    digesting = archives.Digesting(buffer)
+    digesting.write(data)
+    digesting.append_digest()
+    return buffer.getvalue()
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """The bytes with one to four faults in them, as disks, networks and attackers make them."""
+    bytes_ = bytearray(data)
+    headers = [match.start() for match in re.finditer(b"PK", data)]
+    for _ in range(chance.choice((1, 1, 1, 2, 4))):
+        size = len(bytes_)
+        if size < 64:
+            break
+        place, length = chance.randrange(size), chance.choice((1, 2, 8, 64, 512))
+        kind = chance.randrange(7)
+        if kind == 0:
+            bytes_[place] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            bytes_[place : place + length] = chance.randbytes(len(bytes_[place : place + length]))
+        elif kind == 2:
+            del bytes_[place:]
+        elif kind == 3:  # two blocks change places
+            other = chance.randrange(size)
+            a, b = bytes_[place : place + length], bytes_[other : other + length]
+            if len(a) == len(b) and abs(place - other) >= length:
+                bytes_[place : place + length], bytes_[other : other + length] = b, a
+        elif kind == 4:
+            del bytes_[place : place + length]
+        elif kind == 5:
+            bytes_[place:place] = chance.choice((bytes(length), b"\xff" * length))
+        else:  # near a header, which says where all else is; else near the start
+            place = min(size - 1, chance.choice(headers or [0]) + chance.randrange(46))
+            value = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+            for i in range(place, min(size, place + chance.choice((1, 2, 4, 8)))):
+                bytes_[i] = value
+    return bytes(bytes_)
+
+
+def resident_mb() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+# ---- checkpoints -------------------------------------------------------------------------------
+
+
+def tiny_options(**changes) -> Namespace:
+    from arguments import train_options
+
+    flags = ["--ngf", "2", "--ndf", "2", "--n_blocks", "1", "--pool_size", "1", "--amp", "off",
+             "--discriminator", "patch", "--image_size", "24", "--batch_size", "2",
+             "--gpu_ids", "-1"]  # fmt: skip
+    for key, value in changes.items():
+        flags += [f"--{key}", str(value)]
+    return train_options(flags)[0]
+
+
+def run_state(**changes) -> dict:
+    """What train.py would save of a tiny run."""
+    from cyclegan_model import CycleGANModel
+
+    opt = tiny_options(**changes)
+    model, size = CycleGANModel(opt), opt.image_size
+    for _ in range(2):
+        model.set_input(*(2 * torch.rand(2, 1, 3, size, size) - 1))
+        model.optimize_parameters()
+    return {"options": vars(opt), "epoch": 1, "batch": 0, "totals": {"G_A": [1.5, 2]},
+            "best": None, "data": {}, "model": model.state_dict()}  # fmt: skip
+
+
+def flat(value, key="") -> dict:
+    """All tensors and plain values of nested dicts, lists and tuples by path."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {key: value}
+    return {path: v for k, inner in items for path, v in flat(inner, f"{key}/{k}").items()}
+
+
+def same(a, b) -> bool:
+    a, b = flat(a), flat(b)
+    return a.keys() == b.keys() and all(
+        torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a
+    )
+
+
+def fuzz_checkpoints(count: int) -> dict:
+    """Every mutation of each kind of file is refused, or gives what was written."""
+    from checkpoint import load_checkpoint, save_checkpoint
+    from cyclegan_model import CycleGANModel
+    from encoder import Encoder, load_encoder, save_encoder
+    from errors import UserError
+    from files import read_tensors
+    from generators import load_generators
+
+    state = run_state()
+    save_checkpoint(Path("run.pth"), state)
+    torch.save({"format": 1, **state}, "unsigned.pth")
+    save_encoder(Path("encoder.pth"), Encoder(2, 4, 24))
+    torch.save({"format": 1, **state}, "old.pth", _use_new_zipfile_serialization=False)
+    opt, chance, became = tiny_options(), random.Random(0), Counter()
+    model = CycleGANModel(opt)
+
+    def resume(path):
+        saved = load_checkpoint(path)
+        try:
+            model.load_state_dict(saved["model"])
+        except Exception as error:  # a faithful file only may get this far
+            raise AssertionError("a checkpoint that was read does not fit") from error
+        return {"format": 1, **saved}
+
+    def translate(path):
+        return load_generators(path, [], 1)[1].nets
+
+    def encoder(path):
+        net, options = load_encoder(path)
+        return [net.state_dict(), options]
+
+    kinds = [("run.pth", resume), ("unsigned.pth", resume), ("run.pth", translate),
+             ("encoder.pth", encoder)]  # fmt: skip
+    before = {(name, load): load(Path(name)) for name, load in kinds}
+    read_tensors(Path("old.pth"))
+    whole = {name: Path(name).read_bytes() for name in ("run.pth", "unsigned.pth", "encoder.pth",
+                                                        "old.pth")}  # fmt: skip
+    start, path = resident_mb(), Path("fuzzed.pth")
+    for number in range(count):
+        name, load = kinds[number % len(kinds)]
+        path.write_bytes(mutated(whole[name], chance))
+        try:
+            loaded = load(path)
+        except UserError as error:
+            assert "fuzzed.pth" in str(error)
+            became["refused"] += 1
+        else:
+            assert same(loaded, before[name, load]), f"fault {number} changed what was loaded"
+            became["as written"] += 1
+        # Whoever makes faults on purpose can sign them; and the oldest files have no checksum.
+        if number % 4 == 0:
+            signed = sign(mutated(whole["unsigned.pth"], chance))
+            path.write_bytes(signed if number % 8 else mutated(whole["old.pth"], chance))
+            try:
+                load_generators(path, [], 1)
+            except UserError:
+                became["forged, refused"] += 1
+            else:
+                became["forged, taken"] += 1
+    assert not Path(CANARY).exists()
+    largest = max(map(len, whole.values())) / 2**20
+    return {**became, "grew_mb": resident_mb() - start, "file_mb": largest}
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    torch.set_num_threads(1)
+    what, number = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        if what == "images":
+            from hostile_images import fuzz_images as fuzz
+        else:
+            fuzz = fuzz_checkpoints
+        print(json.dumps(fuzz(int(number))))
+        os.chdir("/")
