@@ -13,11 +13,11 @@ rec_A = netG_B(netG_A(real_A)); idt_A = netG_A(real_B), which should change noth
 """
 
 from argparse import Namespace
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-import distributed
 from batches import upload
 from errors import UserError
 from losses import (
@@ -116,8 +116,7 @@ class CycleGANModel(TranslationModel):
             self.optimizer_G.zero_grad()
             self.forward()
             losses |= self.backward_G()
-            distributed.average_gradients(self.optimizer_G)
-            self.optimizer_G.step()
+            self._update(self.optimizer_G)
             self._update_ema()
             self._require_grad_D(True)
         else:
@@ -129,8 +128,7 @@ class CycleGANModel(TranslationModel):
         self.optimizer_D.zero_grad()
         losses |= self.backward_D("A")
         losses |= self.backward_D("B")
-        distributed.average_gradients(self.optimizer_D)
-        self.optimizer_D.step()
+        self._update(self.optimizer_D)
         if self.opt.gan_mode == "wgan":  # Arjovsky et al. 2017, algorithm 1
             bound = self.opt.clip_value
             with torch.no_grad():
@@ -177,6 +175,10 @@ class CycleGANModel(TranslationModel):
         for net, mode in zip(used, modes, strict=True):
             net.train(mode)
         return torch.cat(fakes), torch.cat(recs) if back else None
+
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        yield from super()._state()
+        yield from (("pool_A", self.pool_A.images), ("pool_B", self.pool_B.images))
 
     def state_dict(self) -> dict:
         """Everything that training needs to go on: see TranslationModel, and the pools."""

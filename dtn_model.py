@@ -125,8 +125,7 @@ class DTNModel(TranslationModel):
             self.optimizer_G.zero_grad()
             self.forward()
             losses |= self.backward_G()
-            distributed.average_gradients(self.optimizer_G)
-            self.optimizer_G.step()
+            self._update(self.optimizer_G)
             self._update_ema()
             self._require_grad_D(True)
         else:
@@ -136,8 +135,7 @@ class DTNModel(TranslationModel):
         # Discriminator.
         self.optimizer_D.zero_grad()
         losses |= self.backward_D()
-        distributed.average_gradients(self.optimizer_D)
-        self.optimizer_D.step()
+        self._update(self.optimizer_D)
         self._keep_losses(losses)
 
     # --------------------------------------------------------------------- around the step

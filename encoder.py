@@ -134,7 +134,11 @@ def build_encoder(options: dict) -> nn.Module:
 
 
 def save_encoder(path: Path, encoder: Encoder, notes: dict | None = None) -> None:
-    """Write an encoder, with any notes beside its options. Raises UserError (full disk)."""
+    """Write an encoder, with any notes beside its options.
+
+    Raises UserError when the disk is full, and rather than writing weights that are not finite.
+    """
+    _refuse_not_finite(path, encoder)
     options = {**(notes or {}), **encoder.options}
     write_tensors(path, {"format": FORMAT, "options": options, "encoder": encoder.state_dict()})
 
@@ -160,7 +164,8 @@ def load_encoder(path: Path) -> tuple[Encoder, dict]:
         encoder.load_state_dict(weights, assign=True)
     except MISFITS as error:
         raise UserError(f"{path}: options and weights are not those of an encoder") from error
-    return _checked(path, encoder), options
+    _refuse_not_finite(path, encoder)
+    return encoder.float().eval(), options
 
 
 def open_encoder(text: str) -> nn.Module:
@@ -188,10 +193,10 @@ def open_encoder(text: str) -> nn.Module:
             f"--f_encoder {text}: not the weights of torchvision's {name} ({reason}); name the "
             "net that they belong to"
         ) from error
-    return _checked(path, encoder)
-
-
-def _checked(path: Path, encoder: nn.Module) -> nn.Module:
-    if not all(weight.isfinite().all() for weight in encoder.state_dict().values()):
-        raise UserError(f"{path}: holds weights that are not finite; train the encoder again")
+    _refuse_not_finite(path, encoder)
     return encoder.float().eval()
+
+
+def _refuse_not_finite(path: Path, encoder: nn.Module) -> None:
+    if not all(weight.isfinite().all() for weight in encoder.state_dict().values()):
+        raise UserError(f"{path}: the encoder has weights that are not finite; train it again")

@@ -11,6 +11,7 @@ column "identity", is held out; what f tells of them is printed beside what the 
 answer alone would get right.
 """
 
+import math
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,6 +258,7 @@ def train(
         indices_B=torch.nonzero(~held["B"]).flatten().numpy(), device=device,
     )  # fmt: skip
 
+    totals: list[Tensor] = []  # losses not yet fetched from the device
     bar = tqdm(range(opt.steps), desc="training f", disable=None)
     for step in bar:
         optimizer.param_groups[0]["lr"] = opt.lr * min(1.0, 2 * (1 - step / opt.steps))
@@ -277,10 +279,12 @@ def train(
         total = sum(losses.values())
         total.backward()
         optimizer.step()
-        if step % 20 == 0:
-            if not torch.isfinite(total):
-                raise UserError(f"--lr {opt.lr}: the loss became {total.item()} at step {step}; "
-                                "lower it")  # fmt: skip
+        totals.append(total.detach())
+        if step % 20 == 0 or step + 1 == opt.steps:
+            for i, value in enumerate(torch.stack(totals).tolist(), step + 1 - len(totals)):
+                if not math.isfinite(value):
+                    raise UserError(f"--lr {opt.lr}: the loss became {value} at step {i}; lower it")
+            totals.clear()
             bar.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()})
     return encoder.eval(), head.eval()
 

@@ -169,11 +169,12 @@ def main() -> None:
                     continue
                 now = time.monotonic()
                 stopping = distributed.on_any_rank(stop.received is not None, model.device)
-                if now - fetched > 1 or batch == steps or stopping:
+                saving = stopping or now - saved_at > 60 * opt.save_minutes
+                if now - fetched > 1 or batch == steps or saving:
                     add_losses(totals, model)
                     bar.set_postfix({k: f"{total / n:.3f}" for k, (total, n) in totals.items()})
                     fetched = now
-                if stopping or now - saved_at > 60 * opt.save_minutes:
+                if saving:
                     save("latest.pth")
                     saved_at = now
                 if stopping:

@@ -4,17 +4,18 @@ import copy
 import itertools
 import math
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 import distributed
+from errors import UserError
 from self_attention import SelfAttention
 
 
-class NonFiniteLoss(Exception):
-    """A loss became NaN or infinite; the message names the term and the step."""
+class NonFiniteLoss(UserError):
+    """Something became NaN or infinite; the message names it and the step."""
 
 
 class TranslationModel:
@@ -63,18 +64,19 @@ class TranslationModel:
         if distributed.rank():
             self.generator.manual_seed(opt.seed + 1_000_003 * distributed.rank())
         adam = {"betas": (opt.beta1, opt.beta2), "fused": True}
-        self._generators, self._discriminators = (
-            [self.nets[name] for name in names] for names in (generators, discriminators)
-        )
+        self._trained_names = generators, discriminators
         parameters_G, parameters_D = (
-            itertools.chain.from_iterable(net.parameters() for net in nets)
-            for nets in (self._generators, self._discriminators)
+            itertools.chain.from_iterable(self.nets[name].parameters() for name in names)
+            for names in (generators, discriminators)
         )
         self.optimizer_G = torch.optim.Adam(parameters_G, lr=opt.lr_G, **adam)
         self.optimizer_D = torch.optim.Adam(parameters_D, lr=opt.lr_D, **adam)
         self.steps = 0
         distributed.copy_from_rank_zero(self.nets.values())
-        self._losses: list[tuple[int, dict[str, Tensor]]] = []  # not yet fetched from the device
+        # Of the steps not yet fetched from the device: losses, and each gradient's norm by name.
+        self._losses: list[tuple[int, dict[str, Tensor]]] = []
+        self._norms: list[tuple[int, list[str], Tensor]] = []
+        self._broken = torch.zeros((), dtype=torch.bool, device=self.device)
 
     # ------------------------------------------------------------------- parts of the step
 
@@ -84,8 +86,29 @@ class TranslationModel:
             return net(*inputs).float()
 
     def _require_grad_D(self, required: bool) -> None:
-        for net in self._discriminators:
-            net.requires_grad_(required)
+        for name in self._trained_names[1]:
+            self.nets[name].requires_grad_(required)
+
+    def _update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Move the weights by their gradients, averaged over all processes, if those are finite.
+
+        If not, nothing moves from then on: the next fetch finds the weights as that step did.
+        The device decides, and the host need not wait.
+        """
+        distributed.average_gradients(optimizer)
+        found = [(name, p.grad) for name, p in self._trained(optimizer) if p.grad is not None]
+        names, gradients = zip(*found, strict=True)
+        norms = torch.stack(torch._foreach_norm(gradients))
+        self._norms.append((self.steps, names, norms))
+        self._broken |= ~norms.isfinite().all()
+        optimizer.found_inf = self._broken.float()  # as GradScaler does: fused Adam skips where 1
+        optimizer.step()
+
+    def _trained(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters of an optimiser, by net and key."""
+        for name in self._trained_names[optimizer is self.optimizer_D]:
+            for key, parameter in self.nets[name].named_parameters():
+                yield f"{name}.{key}", parameter
 
     @torch.no_grad()
     def _update_ema(self) -> None:
@@ -106,18 +129,58 @@ class TranslationModel:
     def fetch_losses(self) -> list[dict[str, float]]:
         """Losses of the steps since the last call: the only wait for the device in training.
 
-        Raises NonFiniteLoss at the first one that is NaN or infinite.
+        Raises NonFiniteLoss at the first step with a loss or gradient that is NaN or infinite, or
+        if anything is that a checkpoint would hold.
         """
-        steps, self._losses = self._losses, []
-        values = [value for _, losses in steps for value in losses.values()]
-        numbers = iter(torch.stack(values).tolist() if values else ())
-        fetched = []
-        for step, losses in steps:
-            fetched.append({name: next(numbers) for name in losses})
-            for name, value in fetched[-1].items():
-                if not math.isfinite(value):
-                    raise NonFiniteLoss(f"loss {name} became {value} at step {step}")
+        fetched = self._checked()
+        self._losses, self._norms = [], []
         return fetched
+
+    def _checked(self) -> list[dict[str, float]]:
+        values = [value for _, losses in self._losses for value in losses.values()]
+        numbers = iter(torch.stack(values).tolist() if values else ())
+        fetched = [{name: next(numbers) for name in losses} for _, losses in self._losses]
+        bad = [
+            (step, f"loss {name} became {value}")
+            for (step, _), losses in zip(self._losses, fetched, strict=True)
+            for name, value in losses.items()
+            if not math.isfinite(value)
+        ]
+        if self._broken:
+            bad += [
+                (step, f"the gradient of {name} has the norm {value}")
+                for step, names, norms in self._norms
+                for name, value in zip(names, norms.tolist(), strict=True)
+                if not math.isfinite(value)
+            ]
+        held = self._first_not_finite()
+        if bad:
+            step, what = min(bad, key=lambda found: found[0])  # a step's losses before gradients
+            also = f", and {held} is not finite," if held else ""
+            raise NonFiniteLoss(f"{what}{also} at step {step}")
+        if held:
+            raise NonFiniteLoss(f"{held} is not finite at step {self.steps}")
+        return fetched
+
+    def _first_not_finite(self) -> str | None:
+        """The name of the first tensor of the state that holds NaN or infinity, if any does."""
+        state = [(name, x) for name, x in self._state() if x.is_floating_point() and x.numel()]
+        norms = torch.stack(torch._foreach_norm([tensor for _, tensor in state]))
+        if norms.isfinite().all():
+            return None
+        # A norm can be too large for float32 though all numbers are finite.
+        return next((name for name, x in state if not x.isfinite().all()), None)
+
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        """What a checkpoint holds that could break, by name, causes before what they break."""
+        for optimizer in (self.optimizer_G, self.optimizer_D):
+            for name, parameter in self._trained(optimizer):
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    if key != "step":
+                        yield f"Adam's {key} of {name}", value
+        for name, net in self.nets.items():
+            kind = "average" if name.endswith("_ema") else "weight"
+            yield from ((f"{kind} {name}.{key}", x) for key, x in net.state_dict().items())
 
     # --------------------------------------------------------------------- around the step
 
@@ -151,15 +214,11 @@ class TranslationModel:
     def state_dict(self) -> dict:
         """Everything that training needs to go on as if it had not stopped: plain types, tensors.
 
-        Raises NonFiniteLoss rather than handing out broken weights.
+        Raises NonFiniteLoss rather than handing out what a bad step left behind.
         """
-        nets = {name: net.state_dict() for name, net in self.nets.items()}
-        for name, state in nets.items():
-            for key, value in state.items():
-                if not torch.isfinite(value).all():
-                    raise NonFiniteLoss(f"weight {name}.{key} is not finite at step {self.steps}")
+        self._checked()
         return {
-            "nets": nets,
+            "nets": {name: net.state_dict() for name, net in self.nets.items()},
             "optimizer_G": self.optimizer_G.state_dict(),
             "optimizer_D": self.optimizer_D.state_dict(),
             "generator": self.generator.get_state(),

@@ -118,6 +118,7 @@ def stepper(model: CycleGANModel) -> Callable[[], None]:
         model.set_input(real_A, real_B)
         model.optimize_parameters()
         model._losses.clear()
+        model._norms.clear()
 
     return step
 
