@@ -72,10 +72,10 @@ def make_demo(
         with tqdm(total=2 * (count + test_count), desc="drawing demo faces", disable=None) as bar:
             for place, style, total, stream in parts:
                 factors = _factors(seed, stream, total)
-                place.mkdir(parents=True, exist_ok=True)
                 for i, one in enumerate(factors):
                     image = draw_face(one, style, image_size, texture_seed=3 * i + stream)
-                    image.save(place / f"{i:05d}.png", pnginfo=PNG_INFO)
+                    with atomic_write(place / f"{i:05d}.png", durable=False) as file:
+                        image.save(file, "PNG", pnginfo=PNG_INFO)
                     bar.update()
     except OSError as error:
         raise UserError(

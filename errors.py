@@ -1,6 +1,8 @@
 """Errors that the user can mend: one clear line, exit code 2, no traceback."""
 
+import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -10,12 +12,27 @@ class UserError(Exception):
 
 
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a script's main(): a UserError is printed as one line and exits with code 2."""
+    """Wrap a script's main(): a UserError is printed as one line and exits with code 2.
+
+    So does a full disk where nobody thought of it, such as that of standard output. Where nobody
+    reads what is printed any more, as after `| head -1`, the script ends like others there.
+    """
 
     @functools.wraps(main)
     def wrapped() -> None:
         try:
             main()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            print_nowhere()
+            sys.exit(128 + 13)  # as SIGPIPE would end it
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            print_nowhere()
+            print(f"error: {error.filename or 'standard output'}: cannot be written "
+                  f"({error.strerror}); free some space", file=sys.stderr)  # fmt: skip
+            sys.exit(2)
         except UserError as error:
             # File names may hold line breaks or bytes that are no text; the line stays one line.
             line = str(error).encode(errors="backslashreplace").decode().replace("\n", "\\n")
@@ -25,3 +42,11 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit("interrupted")
 
     return wrapped
+
+
+def print_nowhere() -> None:
+    """Drop what was printed and not written, which Python would try once more at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # no real file, or closed
+        sys.stdout = None

@@ -5,8 +5,10 @@ measures; by them train.py keeps best.pth.
 """
 
 import json
+import os
 import statistics
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -68,11 +70,14 @@ def print_record(record: dict) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file. Raises UserError when the disk is full."""
+    """Add a line to a file, all of it or nothing. Raises UserError when the disk is full."""
+    before = path.stat().st_size if path.exists() else 0
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
     except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, before)
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space, then "
                         "continue with --resume") from error  # fmt: skip
 
