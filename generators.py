@@ -35,9 +35,16 @@ def find_generators(ckpt: str | None, name: str | None, demo: bool = False) -> P
     if ckpt:
         return Path(ckpt)
     if not (name or demo or any(ROOT.glob("*/latest.pth"))):
-        if any((PRETRAINED / file).is_file() for file in PUBLISHED.values()):
-            return PRETRAINED
+        folder = bundled(PRETRAINED)
+        if any((folder / file).is_file() for file in PUBLISHED.values()):
+            return folder
     return find_checkpoint(name, "demo*" if demo else "*")
+
+
+def bundled(path: Path) -> Path:
+    """A file or folder of the repository: the one here, else the one beside the scripts."""
+    beside = Path(__file__).resolve().parent / path
+    return beside if beside.exists() and not path.exists() else path
 
 
 def load_generators(

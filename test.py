@@ -28,7 +28,7 @@ from batches import split_holdout, to_float, to_uint8
 from dataset import check_domains, load_folder
 from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import one_line_errors
-from generators import find_generators, load_generators
+from generators import bundled, find_generators, load_generators
 from grids import save_grid
 from photos import translate_files
 from translation_model import TranslationModel
@@ -58,7 +58,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
     """
     directions = [opt.direction] if opt.direction else model.directions
     if model.opt.domain_A_path is None:  # published, or of another project
-        given = BUNDLED | given
+        given = {key: str(bundled(Path(folder))) for key, folder in BUNDLED.items()} | given
     if opt.demo:
         make_demo(Path("data/demo"))
         given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
