@@ -34,7 +34,8 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         try:
             main()
-            sys.stdout.flush()
+            if sys.stdout:  # None where it was closed
+                sys.stdout.flush()
         except BrokenPipeError:
             print_nowhere()
             sys.exit(128 + 13)  # as SIGPIPE would end it

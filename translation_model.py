@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,9 @@ class TranslationModel:
                 average = copy.deepcopy(self.nets[name]).eval().requires_grad_(False)
                 self.nets[f"{name}_ema"] = average
 
-    def _add_optimizers(self, generators: Iterable[str], discriminators: Iterable[str]) -> None:
+    def _add_optimizers(
+        self, generators: tuple[str, ...], discriminators: tuple[str, ...]
+    ) -> None:
         """Prepare for training the nets of these names."""
         opt = self.opt
         # All further chance: a CPU generator, whose state a checkpoint keeps.
@@ -76,7 +78,7 @@ class TranslationModel:
         distributed.copy_from_rank_zero(self.nets.values())
         # Of the steps not yet fetched from the device: losses, and each gradient's norm by name.
         self._losses: list[tuple[int, dict[str, Tensor]]] = []
-        self._norms: list[tuple[int, list[str], Tensor]] = []
+        self._norms: list[tuple[int, tuple[str, ...], Tensor]] = []
         self._broken = torch.zeros((), dtype=torch.bool, device=self.device)
 
     # ------------------------------------------------------------------- parts of the step

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import COUNTS, ROOT, TINY
@@ -14,12 +13,6 @@ SHORT = (*TINY, "--niter", "1", "--niter_decay", "0", "--num_workers", "0")
 # Root may write where nobody may; without this right it is held to permissions like anyone else.
 AS_ANYONE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search",
              "--inh-caps=-dac_override,-dac_read_search")  # fmt: skip
-
-
-def start(*command, before=(), env=None, **kwargs):
-    python = [*before, sys.executable, *map(str, command)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"} | (env or {})
-    return subprocess.run(python, env=env, capture_output=True, timeout=600, **kwargs)
 
 
 @pytest.fixture
@@ -103,4 +96,3 @@ def test_nothing_depends_on_how_processes_are_started():
     for path in ROOT.glob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "multiprocessing" not in text and "os.fork" not in text, path.name
-        assert Path(path).name == "distributed.py" or "DataLoader" not in text
