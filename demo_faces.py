@@ -72,7 +72,6 @@ def make_demo(
             return
         with alone_in(folder, str(folder), wait=True):
             if not is_finished():
-                remove_strays(folder / "test")
                 _draw(folder, seed, count, test_count, image_size)
                 with atomic_write(finished) as file:
                     file.write(json.dumps(settings).encode())
@@ -89,13 +88,15 @@ def _draw(folder: Path, seed: int, count: int, test_count: int, image_size: int)
     parts += [(folder / "test" / style, style, test_count, 2) for style in STYLES]
     (folder / "demo.json").unlink(missing_ok=True)
     _remove_old([place for place, *_ in parts])
+    for place in (folder / "test", *(place for place, *_ in parts)):
+        remove_strays(place)
     with tqdm(total=2 * (count + test_count), desc="drawing demo faces", disable=None) as bar:
         for place, style, total, stream in parts:
             factors = _factors(seed, stream, total)
-            place.mkdir(parents=True, exist_ok=True)
             for i, one in enumerate(factors):
                 image = draw_face(one, style, image_size, texture_seed=3 * i + stream)
-                image.save(place / f"{i:05d}.png", pnginfo=PNG_INFO)
+                with atomic_write(place / f"{i:05d}.png", durable=False) as file:
+                    image.save(file, "PNG", pnginfo=PNG_INFO)
                 bar.update()
     with atomic_write(folder / "test" / "factors.json") as file:
         file.write(json.dumps([asdict(one) for one in factors]).encode())
