@@ -50,6 +50,7 @@ def alone_in(folder: Path, user: str, wait: bool = False) -> Iterator[None]:
 
 def _acquire(path: Path, user: str, wait: bool) -> int | None:
     """Open and lock the file; returns its descriptor, or None where no lock can be had."""
+    told = False
     for _ in range(1000):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +67,10 @@ def _acquire(path: Path, user: str, wait: bool) -> int | None:
                 os.close(file)
                 raise UserError(f"{user}: {holder} is at work in {path.parent}/; wait for its end, "
                                 "stop it, or choose another one") from None  # fmt: skip
-            print(f"{user}: waiting for {holder}, which is at work in {path.parent}/",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            if not told:
+                print(f"{user}: waiting for {holder}, which is at work in {path.parent}/",
+                      file=sys.stderr, flush=True)  # fmt: skip
+            told = True
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             os.close(file)

@@ -171,7 +171,7 @@ def test_an_interrupted_drawing_is_redrawn(demo, monkeypatch):
     (demo / "demo.json").unlink()
     (demo / "person" / "00002.png").write_bytes(b"")
     (demo / "anime" / "00009.png").write_bytes(whole["anime/00000.png"])
-    monkeypatch.setattr(demo_faces, "atomic_write", lambda path: 1 / 0)
+    monkeypatch.setattr(demo_faces, "atomic_write", lambda *args, **how: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_demo(demo, count=4, test_count=2, image_size=32)
     assert not (demo / "demo.json").exists()

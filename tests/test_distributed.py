@@ -11,6 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
+from locks import alone_in
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -66,6 +68,19 @@ def test_sigterm_to_all_processes_saves_once_and_leaves(workplace):
     assert out.count("Stopped by SIGTERM; saved in epoch") == 1, err
     assert process.returncode != 0
     assert torch.load("model_ckpt/run/latest.pth", weights_only=True)["model"]["steps"] > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_processes_that_are_refused_the_run_of_another_training_all_end(workplace, script, more):
+    flags = [*TINY, "--name", "run"]
+    if more:
+        assert script("train.py", *flags).code == 0
+        flags = ["--resume", "--name", "run", "--gpu_ids", "-1"]
+    with alone_in("model_ckpt/run", "--name run"):
+        two = run(*TORCHRUN, ROOT / "train.py", *flags)
+    assert two.returncode != 0
+    assert f"error: --name run: process {os.getpid()} on " in two.stderr
 
 
 def test_a_batch_that_cannot_be_shared_is_one_clear_line(workplace):

@@ -78,8 +78,10 @@ def finish(server, cwd, *flags):
 def test_killed_at_any_moment_and_resumed_equals_unbroken_to_the_bit(server, unbroken, long):
     chance, survived = random.Random(0), Counter()
     often, seconds = events(unbroken), float((unbroken / "seconds").read_text())
-    while survived.total() < (500 if long else 48):
+    wanted = 500 if long else 48
+    while survived.total() < wanted:
         story = len(list(unbroken.parent.iterdir()))
+        assert story < 2 * wanted, f"something never happens: {survived}"
         cwd = unbroken.parent / f"{story}"
         flags = SAVE_EVERY_STEP if story % 2 else ()
         trail = []

@@ -144,7 +144,7 @@ def test_the_second_builder_of_a_cache_waits_and_uses_it_or_takes_over(server, r
     else:
         go_on(server, first)
     code, output = server.wait(second)
-    assert code == 0 and output.count(line) == 1, output
+    assert code == 0 and output.count(f"data/anime: {line}") == 1, output
     assert events(folders[1]).get("decode", 0) == (120 if killed else 0)
     caches = [{path.name: path.read_bytes() for path in folder.iterdir()}
               for folder in (cache, root / "unbroken/cache")]  # fmt: skip
