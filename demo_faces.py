@@ -90,8 +90,6 @@ def _draw(folder: Path, seed: int, count: int, test_count: int, image_size: int)
     for place in (folder / "test", *(place for place, *_ in parts)):
         remove_strays(place)
     _remove_old([place for place, *_ in parts])
-    for place in (folder / "test", *(place for place, *_ in parts)):
-        remove_strays(place)
     with tqdm(total=2 * (count + test_count), desc="drawing demo faces", disable=None) as bar:
         for place, style, total, stream in parts:
             factors = _factors(seed, stream, total)
