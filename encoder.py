@@ -156,9 +156,10 @@ def load_encoder(path: Path) -> tuple[Encoder, dict]:
         raise UserError(
             f"{path}: a file of tensors, but not an encoder that pretrain_encoder.py wrote"
         )
-    if type(state["format"]) is not str or state["format"] != FORMAT:
-        raise UserError(f"{path}: format {reprlib.repr(state['format'])}, but this version reads "
-                        f"{FORMAT}")  # fmt: skip
+    found = state["format"]
+    found = found if isinstance(found, str) else reprlib.repr(found)
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found}, but this version reads {FORMAT}")
     options, weights = state["options"], state["encoder"]
     try:
         if type(options["image_size"]) is not int:

@@ -68,6 +68,9 @@ BOMBS = {
 }  # fmt: skip
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as dataset.py has it
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
