@@ -12,6 +12,7 @@ import demo_drawing
 import demo_faces
 from demo_faces import STYLES, Factors, draw_face, draw_mask, load_pairs, make_demo
 from errors import UserError
+from files import atomic_write
 
 PLAIN = Factors(0, 0, 0, 0, "fair", "brown", "medium", "side", "blue", "neutral", "sand", False)
 
@@ -171,7 +172,11 @@ def test_an_interrupted_drawing_is_redrawn(demo, monkeypatch):
     (demo / "demo.json").unlink()
     (demo / "person" / "00002.png").write_bytes(b"")
     (demo / "anime" / "00009.png").write_bytes(whole["anime/00000.png"])
-    monkeypatch.setattr(demo_faces, "atomic_write", lambda *args, **how: 1 / 0)
+
+    def interrupted(path, durable=True):
+        return atomic_write(path, durable) if path.suffix == ".png" else 1 / 0
+
+    monkeypatch.setattr(demo_faces, "atomic_write", interrupted)
     with pytest.raises(ZeroDivisionError):
         make_demo(demo, count=4, test_count=2, image_size=32)
     assert not (demo / "demo.json").exists()
