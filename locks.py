@@ -32,7 +32,7 @@ def alone_in(folder: Path, user: str, wait: bool = False) -> Iterator[None]:
     runs without.
     """
     folder = Path(folder)
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     file = _acquire(folder / ".lock", user, wait) if fcntl else None
     try:
         if file is not None:
@@ -43,9 +43,9 @@ def alone_in(folder: Path, user: str, wait: bool = False) -> Iterator[None]:
             with suppress(OSError):
                 os.unlink(folder / ".lock")  # while it is held, so that it is nobody else's
             os.close(file)
-            if made:
-                with suppress(OSError):
-                    folder.rmdir()  # where nothing came of it
+            with suppress(OSError):
+                for path in made:
+                    path.rmdir()  # where nothing came of it
 
 
 def _acquire(path: Path, user: str, wait: bool) -> int | None:

@@ -68,5 +68,6 @@ def check_size(
                                 f"has {held:,}; use another file")  # fmt: skip
     except MISFITS as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: its options name no nets of its weights ({reason}); use another "
-                        "file") from error  # fmt: skip
+        options = "options and encoder_options" if opt.model == "dtn" else "options"
+        raise UserError(f"{path}: its {options} name no nets of its weights ({reason}); use "
+                        "another file") from error  # fmt: skip

@@ -191,7 +191,7 @@ def test_files_of_two_architectures_are_no_model(clone, script):
         (lambda s: s["weights"].pop("model.1.bias"), "model.1.bias"),
         (lambda s: s["weights"].update(more=torch.zeros(1)), "more"),
         (lambda s: s["options"].update(generator="other"), "other"),
-        (lambda s: s["options"].update(ngf="many"), "options"),
+        (lambda s: s["options"].update(ngf="many"), "option ngf"),
         (lambda s: s["options"].pop("ngf"), "would have"),
     ],
 )

@@ -155,8 +155,8 @@ def test_the_second_builder_of_a_cache_waits_and_uses_it_or_takes_over(server, r
 
 
 def test_a_lock_leaves_no_file_and_no_folder_that_it_made(tmp_path):
-    with alone_in(tmp_path / "new", "--name new"):
-        assert (tmp_path / "new/.lock").exists()
+    with alone_in(tmp_path / "new" / "run", "--name run"):
+        assert (tmp_path / "new/run/.lock").exists()
     assert not (tmp_path / "new").exists()
     (tmp_path / "old").mkdir()
     with alone_in(tmp_path / "old", "--name old"):
