@@ -148,10 +148,10 @@ def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
                      "updates_of_G": model.steps // opt.n_critic}  # fmt: skip
             budgets |= dict.fromkeys(new, spend | measure(model, data, grids / f"{name}_{new[0]}"))
             if row == "sn (default)":  # the same training, seen without the average
-                opt.ema, average = 0, opt.ema
+                averages = {net: model.nets.pop(net) for net in ("netG_A_ema", "netG_B_ema")}
                 raw = spend | measure(model, data, grids / f"{name}_{new[0]}_raw")
                 found.setdefault("without EMA", {}).update(dict.fromkeys(new, raw))
-                opt.ema = average
+                model.nets |= averages
     except NonFiniteLoss as error:
         found["broke"] = str(error)
     found |= budgets

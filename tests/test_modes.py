@@ -70,6 +70,13 @@ def test_a_comparison_goes_on_where_it_was_interrupted(modes, compare, monkeypat
     assert compare(row) == first
 
 
+def test_without_its_average_the_same_training_is_seen_otherwise(compare):
+    runs = compare("sn (default)")
+    rows = ("sn (default)", "sn (default), without EMA")
+    averaged, raw = (runs[row]["0"]["steps"] for row in rows)
+    assert averaged["steps"] == raw["steps"] and averaged["anime"]["swd"] != raw["anime"]["swd"]
+
+
 def test_dtn_is_measured_in_its_one_direction(compare, workplace, capsys):
     from encoder import Encoder, save_encoder
 

@@ -11,8 +11,8 @@ import pytest
 from conftest import COUNTS, ROOT
 from PIL import Image
 
-# Usual are 100 to 1,000: the allocator's, and the page of the run, made anew of a log that is a line
-# longer each epoch. The images of one step, kept by mistake, would be 14,000.
+# Usual are 100 to 1,000: the allocator's, and the page of the run, made anew of a log that is a
+# line longer each epoch. The images of one step, kept by mistake, would be 14,000.
 BYTES_PER_STEP = 4000
 STEPS = 20  # of an epoch
 FLAGS = ("--ngf 2 --ndf 2 --n_blocks 1 --discriminator patch --image_size 24 --batch_size 1 "
