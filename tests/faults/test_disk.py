@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -154,38 +155,44 @@ def test_a_disk_that_fills_up_while_drawing_leaves_whole_pictures_only(disk, scr
         Image.open(path).load()
 
 
-@pytest.fixture
-def largest_file(monkeypatch):
-    """Limit the size of files that this process writes; needs no root."""
+@contextmanager
+def largest_file(size):
+    """Limit the size of files that this process writes; needs no root.
+
+    Only around what is attacked: pytest itself may be writing to a file that is larger.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_line_of_the_log_is_whole_or_absent(tmp_path, largest_file):
+def test_a_line_of_the_log_is_whole_or_absent(tmp_path):
     path = tmp_path / "log.jsonl"
     append_line(path, '{"epoch": 1}')
     before = path.read_bytes()
-    largest_file(len(before) + 5)
     with pytest.raises(UserError, match="log.jsonl: cannot be written"):
-        append_line(path, '{"epoch": 2}')
+        with largest_file(len(before) + 5):
+            append_line(path, '{"epoch": 2}')
     assert path.read_bytes() == before
 
 
-def test_a_file_larger_than_allowed_leaves_the_old_one(tmp_path, largest_file):
+def test_a_file_larger_than_allowed_leaves_the_old_one(tmp_path):
     path = tmp_path / "file"
     with atomic_write(path) as file:
         file.write(b"old")
-    largest_file(100)
-    with pytest.raises(UserError, match="cannot be written"), atomic_write(path) as file:
-        file.write(bytes(1000))
+    with pytest.raises(UserError, match="cannot be written"):
+        with largest_file(100), atomic_write(path) as file:
+            file.write(bytes(1000))
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
-def test_a_checkpoint_larger_than_allowed_leaves_the_old_one(workplace, train, largest_file):
+def test_a_checkpoint_larger_than_allowed_leaves_the_old_one(workplace, train):
     assert train("--name", "run").code == 0
     before = Path("model_ckpt/run/latest.pth").read_bytes()
-    largest_file(len(before) // 2)
-    done = train("--resume", "--niter", 4)
+    with largest_file(len(before) // 2):
+        done = train("--resume", "--niter", 4)
     assert done.code == 2 and "latest.pth: cannot be written" in done.err
     assert Path("model_ckpt/run/latest.pth").read_bytes() == before
