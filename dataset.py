@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from errors import UserError, one_line
 from files import atomic_write
-from locks import alone_in
+from locks import alone_in, sweep
 
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 CROPS = ("center", "celeba")
@@ -251,7 +251,9 @@ def load_folder(
     array_path, index_path = Path(cache_dir, f"{stem}.u8"), Path(cache_dir, f"{stem}.json")
 
     index = read_index(index_path, array_path, names, image_size)
-    if index is None:
+    if index is not None:
+        sweep(Path(cache_dir))  # a builder may have been killed after its last write
+    else:
         with alone_in(Path(cache_dir), str(folder), wait=True):
             index = read_index(index_path, array_path, names, image_size, say)
             if index is None:

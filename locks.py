@@ -48,6 +48,13 @@ def alone_in(folder: Path, user: str, wait: bool = False) -> Iterator[None]:
                     path.rmdir()  # where nothing came of it
 
 
+def sweep(folder: Path) -> None:
+    """Clear a folder of what a killed holder of its lock left, unless another one is in it."""
+    if (Path(folder) / ".lock").exists():
+        with suppress(UserError), alone_in(folder, str(folder)):
+            pass
+
+
 def _acquire(path: Path, user: str, wait: bool) -> int | None:
     """Open and lock the file; returns its descriptor, or None where no lock can be had."""
     told = False

@@ -108,6 +108,16 @@ def test_killed_at_any_moment_and_resumed_equals_unbroken_to_the_bit(server, unb
     COUNTS["kills survived"] += survived.total()
 
 
+def test_killed_while_giving_back_the_finished_cache_leaves_no_lock_behind(server, unbroken):
+    cwd = unbroken.parent / "lock"
+    trap = ("unlink", 2)  # that of the cache's lock, when the second folder's images are there
+    code, output = server.run(cwd, *next_command(cwd), trap=trap)
+    assert code == -signal.SIGKILL and (cwd / "cache/.lock").exists(), output
+    COUNTS["kills survived"] += 1
+    finish(server, cwd)
+    assert_same_run(unbroken, cwd)
+
+
 def test_processes_of_their_own_that_are_killed_go_on_too(server, unbroken):
     cwd = unbroken.parent / "fresh"
     cwd.mkdir()
