@@ -37,10 +37,9 @@ def read_table(path: Path) -> tuple[list[str], dict[str, list[float]]]:
     return names, {Path(row["file"]).stem: [values[row[n]] for n in names] for row in rows}
 
 
-def read_identities(path: Path) -> dict[str, str]:
-    """Who is on each picture, by file name without folder and type; empty without that column."""
-    rows = _rows(path)
-    return {Path(row["file"]).stem: row["identity"] for row in rows if row.get("identity")}
+def read_column(path: Path, name: str) -> dict[str, str]:
+    """What stands in a column, by file name without folder and type; empty without that column."""
+    return {Path(row["file"]).stem: row[name] for row in _rows(path) if row.get(name)}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -50,6 +49,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
             rows = list(csv.DictReader(file, restval=""))
         if not rows or "file" not in rows[0]:
             raise ValueError("no row below a header with 'file'")
+        if any(None in row for row in rows):
+            raise ValueError("a row has more cells than the header")
         return rows
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(

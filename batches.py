@@ -109,6 +109,7 @@ class UnpairedBatches:
                 "--dataset_size"
             )
         self.steps_per_epoch = max(n_A, n_B) // batch_size
+        self.places: dict[str, Tensor] = {}  # of the rows that moved to the device, among these
         self.on_device = device.type == "cuda" and self.move_to_device()
         self.prefetcher = None
         if device.type == "cuda" and not self.on_device:
@@ -125,8 +126,9 @@ class UnpairedBatches:
         if fits:
             for domain, rows in self.indices.items():
                 images = np.ascontiguousarray(self.images[domain][rows.numpy()])
+                self.places[domain] = torch.zeros(len(self.images[domain]), dtype=torch.int64)
+                self.places[domain][rows] = torch.arange(len(rows))
                 self.images[domain] = torch.from_numpy(images).to(self.device)
-                self.indices[domain] = torch.arange(len(rows))
         return fits
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -147,7 +149,7 @@ class UnpairedBatches:
         for domain, array in self.images.items():
             rows, flips = (x.chunk(self.world_size)[self.rank] for x in self.draw(domain, step))
             if self.on_device:
-                images = array[upload(rows, self.device)]
+                images = array[upload(self.places[domain][rows], self.device)]
             else:
                 images = torch.from_numpy(np.asarray(array[rows.numpy()]))
                 images = images.pin_memory() if self.prefetcher else images
@@ -161,7 +163,10 @@ class UnpairedBatches:
         return to_float(torch.where(flips, images.flip(2), images))
 
     def draw(self, domain: str, step: int) -> tuple[Tensor, Tensor]:
-        """What a batch is made of: rows of the domain's array, int64 (B,), and flips, bool (B,)."""
+        """What a batch is made of: rows of the domain's array, int64 (B,), and flips, bool (B,).
+
+        The rows are those of the array that was passed, wherever its images are now.
+        """
         n = len(self.indices[domain])
         k = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
         first_pass, last_pass = int(k[0]) // n, int(k[-1]) // n

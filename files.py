@@ -24,6 +24,10 @@ class DamagedFile(UserError):
         self.reason = reason
 
 
+class _Rehearsal(Exception):
+    """Ends an atomic_write that was only to be tried."""
+
+
 @contextmanager
 def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` when the block ends, and only if it ends well.
@@ -54,6 +58,14 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
                 "choose another folder. What was saved there before is untouched"
             ) from error
         raise
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise UserError if `path` cannot be written; to be asked before long work. Leaves no file."""
+    if Path(path).is_dir():
+        raise UserError(f"{path}: cannot be written, it is a folder; name a file in it")
+    with suppress(_Rehearsal), atomic_write(path):
+        raise _Rehearsal  # so that nothing is renamed
 
 
 def write_tensors(path: Path, state: dict) -> None:

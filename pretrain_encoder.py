@@ -4,11 +4,12 @@
     python pretrain_encoder.py --attributes celeba.csv          # labels of some of the images
     python pretrain_encoder.py                                  # no labels at all
 
-Labels are learned as balanced binary attributes. Where images have none, f learns from both domains
-by itself (VICReg, Bardes et al. 2022), from crops and mirror images whose colours stay, so that it
-minds the colour of hair. A tenth of the labelled images, of other people where the table has a
-column "identity", is held out; what f tells of them is printed beside what the more frequent
-answer alone would get right.
+Labels are learned as balanced binary attributes, of persons where they come from a table. Where
+images have none, f learns from both domains by itself (VICReg, Bardes et al. 2022), from crops and
+mirror images whose colours stay, so that it minds the colour of hair. Held out are the images that
+the table's column "split" does not put into "train", else all of a tenth of the people in its
+column "identity", else a tenth of the labelled images; what f tells of them is printed beside what
+the more frequent answer alone would get right.
 """
 
 import math
@@ -22,13 +23,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from arguments import add_data_options, given_options, make_parser, resolve_gpu_ids
-from attributes import read_identities, read_table
+from attributes import read_column, read_table
 from batches import UnpairedBatches, derived_generator, split_holdout, to_float
 from dataset import CROPS, ImageArray, check_domains, load_folder
 from demo_faces import make_demo, training_factors
 from demo_truth import factor_labels
 from encoder import Encoder, save_encoder
 from errors import UserError, one_line_errors
+from files import refuse_unwritable
 from option_types import number, whole
 
 DEMO = Path("data/demo")
@@ -66,17 +68,21 @@ def main() -> None:
         make_demo(DEMO)
     check_domains(opt.domain_A_path, opt.domain_B_path)
     images = {domain: load(opt, domain) for domain in DOMAINS}
-    labels, held = find_labels(opt, images)
+    labels = find_labels(opt, images)
+    held, by = hold_out(opt, images, labels)
     for domain in DOMAINS:
         count, known = len(images[domain].images), int(labels[domain].known().sum())
-        folder = getattr(opt, f"domain_{domain}_path")
-        print(f"{folder}: {count} images, {known} with labels, {int(held[domain].sum())} held out")
+        folder, out = getattr(opt, f"domain_{domain}_path"), int(held[domain].sum())
+        print(f"{folder}: {count} images, {known} with labels, {out} held out"
+              + (f" by {by}" if out else ""))  # fmt: skip
+    refuse_unwritable(Path(opt.output))  # now, not after the training
 
     encoder, head = train(opt, images, labels, held, device)
     for domain, name in zip(DOMAINS, ("anime", "person"), strict=True):
         if held[domain].any() and labels[domain].known()[held[domain]].any():
             print(report(name, judge(encoder, head, images, labels, held, domain, device)))
-    notes = {"steps": opt.steps, "seed": opt.seed, "labels": labels["B"].names}
+    data = {f"domain_{domain}_path": images[domain].fingerprint() for domain in DOMAINS}
+    notes = {"steps": opt.steps, "seed": opt.seed, "labels": labels["B"].names, "data": data}
     save_encoder(Path(opt.output), encoder.cpu(), notes)
     demo = " --demo" if opt.demo else ""
     print(f"Encoder: {opt.output}")
@@ -96,8 +102,8 @@ def encoder_options() -> Namespace:
                           help="side of the square, pixels; that of train.py")
         data.add_argument("--crop", choices=CROPS, default="center", help="as in train.py")
         data.add_argument("--attributes",
-                          help="CSV with a row per labelled image: file, attributes as 0 or 1, "
-                          "perhaps identity and split")
+                          help="CSV with a row per labelled person image: file, attributes as 0 "
+                          "or 1, perhaps identity, or split as train, valid, test")
         run = parser.add_argument_group("run")
         run.add_argument("--width", type=whole(1), default=32, help="channels of the first layer")
         run.add_argument("--dim", type=whole(2), default=128, help="numbers in f(x)")
@@ -109,13 +115,14 @@ def encoder_options() -> Namespace:
         run.add_argument("--output", default="data/encoder.pth", help="file to write")
         return parser
 
-    parser = build()
-    if given_options(build()).get("demo"):
+    parser, given = build(), given_options(build())
+    if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
+        for key in ("attributes", "domain_A_path", "domain_B_path"):
+            if key in given:
+                raise UserError(f"--{key} {given[key]}: --demo has images and labels of its own; "
+                                "leave it out")  # fmt: skip
     opt = parser.parse_args()
-    if opt.demo and opt.attributes:
-        raise UserError(f"--attributes {opt.attributes}: --demo has labels of its own; leave it "
-                        "out")  # fmt: skip
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
     return opt
 
@@ -129,47 +136,71 @@ def load(opt: Namespace, domain: str) -> ImageArray:
                        opt.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
 
 
-def find_labels(
-    opt: Namespace, images: dict[str, ImageArray]
-) -> tuple[dict[str, Labels], dict[str, Tensor]]:
-    """Labels of each domain, and which images are held out of training, bool (N,)."""
-    stems = {domain: [Path(path).stem for path in images[domain].paths] for domain in DOMAINS}
+def find_labels(opt: Namespace, images: dict[str, ImageArray]) -> dict[str, Labels]:
+    """Labels of each domain. Raises UserError where a table has none that could be learned."""
+    stems = stems_of(images)
     if opt.demo:
         # The factors of one domain's training images say nothing about the other's: no face of
         # theirs is the same. The pairs under test/ are not looked at.
         factors = training_factors(DEMO)
-        labels = {
+        return {
             domain: Labels(*factor_labels([factors[style][int(stem)] for stem in stems[domain]]))
             for domain, style in zip(DOMAINS, ("anime", "person"), strict=True)
         }
-    elif opt.attributes:
-        names, table = read_table(Path(opt.attributes))
-        unknown = [float("nan")] * len(names)
-        values = {d: torch.tensor([table.get(s, unknown) for s in stems[d]]) for d in DOMAINS}
-        seen = torch.cat([v[~v.isnan().all(dim=1)] for v in values.values()])
-        if not len(seen):
-            raise UserError(f"--attributes {opt.attributes}: has no row for any of the images; its "
-                            f"first is {next(iter(table), 'none')!r}")  # fmt: skip
-        enough = torch.minimum(seen.sum(dim=0), (1 - seen).sum(dim=0)) >= FEWEST
-        names = [name for name, kept in zip(names, enough.tolist(), strict=True) if kept]
-        labels = {domain: Labels(v[:, enough], names) for domain, v in values.items()}
-    else:
-        labels = {d: Labels(torch.full((len(stems[d]), 0), torch.nan), []) for d in DOMAINS}
+    if not opt.attributes:
+        return {d: Labels(torch.full((len(stems[d]), 0), torch.nan), []) for d in DOMAINS}
 
-    held = {}
-    identities = read_identities(Path(opt.attributes)) if opt.attributes else {}
-    people = sorted(set(identities.values()))
-    order = torch.randperm(len(people), generator=derived_generator(opt.seed, "identities"))
-    strangers = {people[i] for i in order[: len(people) // 10]}
+    names, table = read_table(Path(opt.attributes))
+    unknown = [float("nan")] * len(names)
+    # Of persons alone: anime files often have the same numbers for names.
+    values = torch.tensor([table.get(stem, unknown) for stem in stems["B"]])
+    if values.isnan().all():
+        raise UserError(f"--attributes {opt.attributes}: has no row for any of the images; its "
+                        f"first is {next(iter(table), 'none')!r}")  # fmt: skip
+    enough = torch.minimum((values == 1).sum(dim=0), (values == 0).sum(dim=0)) >= FEWEST
+    rare = [name for name, kept in zip(names, enough.tolist(), strict=True) if not kept]
+    if rare:
+        print(f"{opt.attributes}: not learned, since fewer than {FEWEST} images have them, or have "
+              f"them not: {', '.join(rare)}")  # fmt: skip
+    if len(rare) == len(names):
+        raise UserError(f"--attributes {opt.attributes}: no attribute is 0 in {FEWEST} of the "
+                        f"images and 1 in {FEWEST}; label more, or leave it out to learn without "
+                        "labels")  # fmt: skip
+    names = [name for name in names if name not in rare]
+    nothing = torch.full((len(stems["A"]), len(names)), torch.nan)
+    return {"A": Labels(nothing, names), "B": Labels(values[:, enough], names)}
+
+
+def hold_out(
+    opt: Namespace, images: dict[str, ImageArray], labels: dict[str, Labels]
+) -> tuple[dict[str, Tensor], str]:
+    """Which images are held out of training, bool (N,) of each domain, and by what they are.
+
+    Those of a table by its column "split", else by "identity", so that nobody is on both sides.
+    """
+    stems = stems_of(images)
+    held = {domain: torch.zeros(len(stems[domain]), dtype=torch.bool) for domain in DOMAINS}
+    if opt.attributes:
+        split = read_column(Path(opt.attributes), "split")
+        held["B"] = torch.tensor([split.get(stem, "train") != "train" for stem in stems["B"]])
+        if held["B"].any():
+            return held, "split"
+        identities = read_column(Path(opt.attributes), "identity")
+        people = sorted({identities[stem] for stem in stems["B"] if stem in identities})
+        if len(people) > 1:
+            order = torch.randperm(len(people), generator=derived_generator(opt.seed, "identities"))
+            strangers = {people[i] for i in order[: max(1, len(people) // 10)]}
+            held["B"] = torch.tensor([identities.get(stem) in strangers for stem in stems["B"]])
+            return held, "identity"
     for domain in DOMAINS:
         known = torch.nonzero(labels[domain].known()).flatten()
-        held[domain] = torch.zeros(len(stems[domain]), dtype=torch.bool)
-        if people:
-            chosen = [identities.get(stem) in strangers for stem in stems[domain]]
-            held[domain] = torch.tensor(chosen)
-        elif len(known) > 1:
+        if len(known) > 1:
             held[domain][known[split_holdout(len(known), len(known))[1]]] = True
-    return labels, held
+    return held, "image"
+
+
+def stems_of(images: dict[str, ImageArray]) -> dict[str, list[str]]:
+    return {domain: [Path(path).stem for path in images[domain].paths] for domain in DOMAINS}
 
 
 def views(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -108,6 +108,19 @@ def test_only_the_given_indices_are_drawn():
     assert sorted(order) == train.tolist() and not set(order) & set(held.tolist())
 
 
+def test_rows_and_images_are_the_same_wherever_the_images_lie(monkeypatch):
+    train, held = split_holdout(30, 3)
+    plain, moved = (make_batches(indices_A=train, batch_size=9) for _ in range(2))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+    moved.on_device = moved.move_to_device()
+    assert moved.on_device and len(moved.images["A"]) == len(train)
+    for step in range(7):
+        rows, flips = moved.draw("A", step)
+        assert torch.equal(rows, plain.draw("A", step)[0]) and not set(rows.tolist()) & set(held)
+        assert drawn(moved.batch(step)[0]) == rows.tolist()
+        assert all(map(torch.equal, moved.batch(step), plain.batch(step)))
+
+
 def test_flip_mirrors_about_half_and_nothing_without_it():
     batches, plain = make_batches(), make_batches(flip=False)
     flips = []

@@ -111,17 +111,47 @@ def test_no_person_of_a_table_with_identities_is_on_both_sides(workplace, script
     opt = pretrain_encoder.encoder_options()
     opt.cache_dir = "cache"
     images = {domain: pretrain_encoder.load(opt, domain) for domain in "AB"}
-    seen = {0: set(), 1: set()}
     for seed in range(4):
         opt.seed = seed
-        rows += [[f"x{seed}-{i}.png", 1000 + i, 0] for i in range(10)]  # tenths need people
-        write_table(rows)
-        labels, held = pretrain_encoder.find_labels(opt, images)
+        labels = pretrain_encoder.find_labels(opt, images)
+        held, by = pretrain_encoder.hold_out(opt, images, labels)
         pairs = held["B"].view(6, 2)
         assert (pairs[:, 0] == pairs[:, 1]).all()
+        assert by == "identity" and pairs[:, 0].sum() == 1  # a tenth, and at least one
         assert labels["B"].names == ["Male"]  # a column of numbers is no attribute
-        seen[int(pairs.any())].add(seed)
-    assert seen[1]  # someone is held out for some seed
+        assert not held["A"].any() and not labels["A"].known().any()  # files of the same names
+
+
+def test_a_split_says_who_is_held_out(workplace, monkeypatch):
+    parts = ["train", "valid", "test"]
+    rows = [["file", "split", "identity", "Male"]]
+    rows += [[f"{i:02}.png", parts[i % 3], i, i % 2] for i in range(12)]
+    write_table(rows)
+    monkeypatch.setattr(pretrain_encoder, "FEWEST", 2)
+    monkeypatch.setattr("sys.argv", ["x", "--attributes", "table.csv"])
+    opt = pretrain_encoder.encoder_options()
+    images = {domain: pretrain_encoder.load(opt, domain) for domain in "AB"}
+    held, by = pretrain_encoder.hold_out(opt, images, pretrain_encoder.find_labels(opt, images))
+    assert by == "split" and held["B"].tolist() == [i % 3 > 0 for i in range(12)]
+
+
+def test_attributes_with_holes_are_learned_and_rare_ones_named(
+    workplace, script, monkeypatch, capsys
+):
+    rows = [["file", "Male", "Hat", "Beard"]]
+    rows += [[f"{i:02}.png", i % 2, "" if i == 3 else i % 2, int(i == 5)] for i in range(12)]
+    write_table(rows)
+    monkeypatch.setattr(pretrain_encoder, "FEWEST", 2)
+    monkeypatch.setattr("sys.argv", ["x", "--attributes", "table.csv"])
+    opt = pretrain_encoder.encoder_options()
+    images = {domain: pretrain_encoder.load(opt, domain) for domain in "AB"}
+    labels = pretrain_encoder.find_labels(opt, images)
+    assert labels["B"].names == ["Male", "Hat"]
+    assert "table.csv: not learned" in (out := capsys.readouterr().out) and ": Beard" in out
+    assert labels["B"].values.isnan().sum() == 1 and labels["B"].known().all()
+    monkeypatch.setattr(pretrain_encoder, "FEWEST", 7)
+    with pytest.raises(UserError, match="--attributes table.csv: no attribute is 0 in 7"):
+        pretrain_encoder.find_labels(opt, images)
 
 
 # ---- runs -------------------------------------------------------------------------------------
@@ -187,7 +217,10 @@ def test_the_demo_learns_from_its_factors(workplace, script, monkeypatch):
         (["--domain_A_path", "nowhere"], ["--domain_A_path nowhere"]),
         (["--batch_size", "13"], ["--batch_size 13"]),
         (["--dim", "1"], ["--dim", "at least 2"]),
-        (["--output", "data"], ["data", "cannot be written"]),
+        (["--attributes", "wide.csv"], ["--attributes wide.csv", "more cells"]),
+        (["--attributes", "few.csv"], ["--attributes few.csv", "no attribute"]),
+        (["--domain_B_path", "data/person", "--demo"], ["--domain_B_path data/person", "--demo"]),
+        (["--output", "data"], ["data", "cannot be written", "a folder"]),
         (["--lr", "1e30"], ["--lr 1e+30", "lower it"]),
     ],
 )
@@ -195,6 +228,8 @@ def test_bad_input_ends_in_one_clear_line_and_exit_code_2(pretrain, flags, words
     write_table([["file", "Male"]], "empty.csv")
     write_table([["file", "Male"], ["x.png", 1]], "others.csv")
     write_table([["file", "Male"], ["00.png", "yes"]], "text.csv")
+    write_table([["file", "Male"], ["00.png", 1, 1, 0]], "wide.csv")
+    write_table([["file", "Male"], ["00.png", 1], ["01.png", 0]], "few.csv")
     done = pretrain("--steps", 30, *flags)
     assert done.code == 2, done.out
     last = done.err.strip().splitlines()[-1]
@@ -213,13 +248,13 @@ def test_every_option_of_pretrain_encoder_is_read():
 
 
 def test_a_table_may_leave_cells_empty(tmp_path):
-    from attributes import read_identities, read_table
+    from attributes import read_column, read_table
 
     path = tmp_path / "table.csv"
     rows = [["file", "Male", "Hat", "identity"], ["a/b.jpg", -1, "", 7], ["c.png", 1, 1]]
     write_table(rows, path)
     names, table = read_table(path)
     assert names == ["Male", "Hat"] and table["b"][0] == 0 and math.isnan(table["b"][1])
-    assert table["c"] == [1, 1] and read_identities(path) == {"b": "7"}
+    assert table["c"] == [1, 1] and read_column(path, "identity") == {"b": "7"}
     with pytest.raises(UserError, match="--attributes"):
         read_table(tmp_path / "none.csv")
