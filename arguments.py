@@ -323,6 +323,8 @@ def add_model_options(parser: _OneLineParser) -> None:
     one = model.add_mutually_exclusive_group()
     one.add_argument("--ckpt", help="checkpoint: a file or folder of any layout in layouts.py")
     one.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
+    model.add_argument("--model", choices=dtn_options.MODELS,
+                       help="of the runs here, the newest of this model; if not given: of any")
     model.add_argument("--image_size", type=whole(24, 8192),
                        help="side of the square, pixels; if not given: the checkpoint's, or 256 "
                        "where it tells none")

@@ -1,4 +1,4 @@
-"""CelebA's tables: which picture is for training, validation or testing, and 40 attributes each.
+"""CelebA's tables: what a picture is for (training, validation, testing), 40 attributes, who it is.
 
 Both the text files of the official download and the CSV files of its Kaggle edition are read.
 
@@ -6,6 +6,7 @@ Both the text files of the official download and the CSV files of its Kaggle edi
     list_eval_partition.csv    image_id,partition / 000001.jpg,0
     list_attr_celeba.txt       202599 / 5_o_Clock_Shadow ... / 000001.jpg -1 1 ...
     list_attr_celeba.csv       image_id,5_o_Clock_Shadow,... / 000001.jpg,-1,1,...
+    identity_CelebA.txt        000001.jpg 2880                       a number for each person
 """
 
 import csv
@@ -19,6 +20,7 @@ from errors import UserError
 
 PARTITION_TABLES = ("list_eval_partition.txt", "list_eval_partition.csv")
 ATTRIBUTE_TABLES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
+IDENTITY_TABLES = ("identity_CelebA.txt",)
 PARTITIONS = ("train", "valid", "test")
 
 
@@ -54,7 +56,8 @@ def stem(name: str) -> str:
 def read_table(where: str, text: str, allowed: Sequence[int], columns: int | None = None) -> Table:
     """Read any of the forms above, told apart by their content.
 
-    allowed: the values that may stand in it; columns: how many, None for any number.
+    allowed: the values that may stand in it, a range or a few; columns: how many, None for any
+    number.
     Raises UserError that names the line.
     """
     # One line at a time: CelebA's 200,000 lines take half a gigabyte when they are all split.
@@ -78,10 +81,10 @@ def read_table(where: str, text: str, allowed: Sequence[int], columns: int | Non
     rows = {}
     for number, (name, *cells) in chain([first], content):
         values = numbers(cells)
-        if values is None or len(values) != width or not set(values).issubset(allowed):
+        if values is None or len(values) != width or any(value not in allowed for value in values):
             raise UserError(
                 f"{where}: line {number} is not a picture's name and {width} values out of "
-                f"{', '.join(map(str, allowed))}; download it again, unchanged"
+                f"{_listed(allowed)}; download it again, unchanged"
             )
         rows[stem(name)] = values
     return Table(where, names, rows)
@@ -94,15 +97,21 @@ def numbers(cells: list[str]) -> tuple[int, ...] | None:
         return None
 
 
-def attributes_csv(table: Table, pictures: dict[str, str]) -> bytes:
-    """The table that `evaluate.py --attributes` reads: file, then 0 or 1 for each attribute.
+def _listed(allowed: Sequence[int]) -> str:
+    return ", ".join(map(str, allowed)) if len(allowed) < 10 else f"{allowed[0]} to {allowed[-1]}"
 
-    pictures: names of written pictures by that of their source; sources without a row are left out.
+
+def attributes_csv(table: Table, people: Table | None, pictures: dict[str, str]) -> bytes:
+    """The table that evaluate.py and pretrain_encoder.py read: file, identity, 0 or 1 each.
+
+    people: CelebA's identities, without which there is no such column. pictures: names of written
+    pictures by that of their source; sources without a row of attributes are left out.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *table.columns])
+    writer.writerow(["file", *(["identity"] if people else []), *table.columns])
     for source, picture in pictures.items():
         if row := table.row(source):
-            writer.writerow([picture, *(int(value > 0) for value in row)])
+            person = (people.row(source) or ("",)) if people else ()
+            writer.writerow([picture, *person, *(int(value > 0) for value in row)])
     return text.getvalue().encode()

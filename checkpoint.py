@@ -103,20 +103,24 @@ def _is_best(best: object) -> bool:
     return isinstance(best, dict) and _is_count(best.get("epoch")) and _is_number(best.get("swd"))
 
 
-def find_checkpoint(name: str | None, pattern: str = "*") -> Path:
-    """The latest checkpoint of a run, or of the newest run whose name fits. Raises UserError."""
+def find_checkpoint(name: str | None, pattern: str = "*", model: str | None = None) -> Path:
+    """The latest checkpoint of a run, or of the newest one whose name fits, and its --model.
+
+    Raises UserError if there is none.
+    """
     if name:
         path = ROOT / name / "latest.pth"
         if not path.is_file():
             raise UserError(f"--name {name}: there is no {path}; {_runs_found()}")
         return path
     paths = sorted(ROOT.glob(f"{pattern}/latest.pth"), key=lambda p: p.stat().st_mtime)
-    if not paths:
-        raise UserError(
-            f"no checkpoint {ROOT / pattern / 'latest.pth'} here; train one first, for example "
-            "with: python train.py --demo"
-        )
-    return paths[-1]
+    fits = (p for p in reversed(paths)
+            if model in (None, load_checkpoint(p)["options"].get("model", "cyclegan")))  # fmt: skip
+    if path := next(fits, None):
+        return path
+    of, flag = (f" of --model {model}", f" --model {model}") if model else ("", "")
+    raise UserError(f"no checkpoint {ROOT / pattern / 'latest.pth'}{of} here; train one first, for "
+                    f"example with: python train.py{flag} --demo")  # fmt: skip
 
 
 def free_names(name: str) -> Iterator[str]:

@@ -117,6 +117,18 @@ def check_domains(path_A: Path, path_B: Path) -> None:
         )
 
 
+def refuse_swapped(now: dict[str, str], before: dict[str, str], whose: str) -> None:
+    """Raise UserError if each folder holds what the other domain's held, in `whose` training.
+
+    now, before: fingerprints by "domain_A_path" and "domain_B_path".
+    """
+    other = {"domain_A_path": "domain_B_path", "domain_B_path": "domain_A_path"}
+    if all(now[key] == before.get(other[key]) != before.get(key) for key in now):
+        flags = " and ".join(f"--{key}" for key in now)
+        raise UserError(f"{flags}: the domains are swapped, as {whose} shows: its files of one are "
+                        "those of the other here; A is anime, B is persons")  # fmt: skip
+
+
 # ---- one image ---------------------------------------------------------------------------------
 
 

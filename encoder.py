@@ -201,6 +201,14 @@ def open_encoder(text: str) -> nn.Module:
     return encoder.float().eval()
 
 
+def trained_on(text: str) -> dict[str, str]:
+    """Fingerprints of the folders that --f_encoder was trained on, as train.py's of a run."""
+    if text.partition(":")[0] in RESNETS:
+        return {}
+    data = load_encoder(Path(text))[1].get("data")
+    return data if isinstance(data, dict) else {}
+
+
 def _refuse_not_finite(path: Path, encoder: nn.Module) -> None:
     if reason := unfit_weight(encoder.state_dict()):
         raise UserError(f"{path}: the encoder's {reason}; train it again")

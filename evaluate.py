@@ -35,7 +35,7 @@ from demo_faces import load_pairs, make_demo
 from demo_truth import factor_agreement, pixel_error
 from errors import UserError, one_line_errors
 from files import atomic_write
-from generators import find_generators, load_generators
+from generators import check_model, find_generators, load_generators
 from grids import save_grid
 from option_types import whole
 from translation_model import TranslationModel
@@ -56,9 +56,10 @@ def main() -> None:
                 raise UserError(f"--{key}: needed with --floors_only and --fakes; name the folder")
             images[domain] = load(opt, key, Path(given[key]), opt.dataset_size, opt.image_size)
     else:
-        path = find_generators(opt.ckpt, opt.name, opt.demo)
+        path = find_generators(opt, opt.demo)
         model, found = load_generators(path, opt.gpu_ids, opt.batch_size, opt.direction,
                                        opt.image_size)  # fmt: skip
+        check_model(opt.model, found)
         results["checkpoint"] = {"file": str(path), "epoch": found.epoch, "steps": found.steps}
         images = gather(opt, given, model.opt, found.data)
         refuse_swapped(images)

@@ -50,7 +50,7 @@ STEPS = {"resnet": 4, "unet": 32}  # of the image size, where it is free; not of
 def main() -> None:
     opt = export_options()
     onnx, onnxruntime = import_packages()
-    path = find_generators(opt.ckpt, opt.name)
+    path = find_generators(opt)
     model, found = load_generators(path, [], batch_size=8, direction=opt.direction,
                                    image_size=opt.image_size)  # fmt: skip
     refuse_dtn(found, "export_onnx.py")

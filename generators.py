@@ -28,18 +28,18 @@ SHAPE = {
 }  # fmt: skip
 
 
-def find_generators(ckpt: str | None, name: str | None, demo: bool = False) -> Path:
+def find_generators(opt: Namespace, demo: bool = False) -> Path:
     """The file or folder of --ckpt, that run's of --name, else the newest's, else the published.
 
-    Raises UserError if there is none.
+    The newest is that of --model, where given. Raises UserError if there is none.
     """
-    if ckpt:
-        return Path(ckpt)
-    if not (name or demo or any(ROOT.glob("*/latest.pth"))):
+    if opt.ckpt:
+        return Path(opt.ckpt)
+    if not (opt.name or demo or opt.model == "dtn" or any(ROOT.glob("*/latest.pth"))):
         folder = bundled(PRETRAINED)
         if any((folder / file).is_file() for file in PUBLISHED.values()):
             return folder
-    return find_checkpoint(name, "demo*" if demo else "*")
+    return find_checkpoint(opt.name, "demo*" if demo else "*", opt.model)
 
 
 def bundled(path: Path) -> Path:
@@ -125,6 +125,14 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
     except UserError as error:
         brought = ", ".join(f"{key} {shown(value)}" for key, value in (taken | shape).items())
         raise UserError(f"{error} (--init_from {found.path} brings {brought})") from error
+
+
+def check_model(wanted: str | None, found: Found) -> None:
+    """Raise UserError if --model names another one than a file holds."""
+    held = found.options.get("model", "cyclegan")
+    if wanted not in (None, held):
+        raise UserError(f"--model {wanted}: {found.path} holds a {held}; leave --model out, or "
+                        "name another file")  # fmt: skip
 
 
 def refuse_dtn(found: Found, wanted_by: str) -> None:

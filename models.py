@@ -34,11 +34,15 @@ def make_model(
             ) from error
     else:
         encoder = open_encoder(opt.f_encoder)
-    if encoder.image_size not in (None, opt.image_size):
+    size = encoder.image_size
+    if size not in (None, opt.image_size):
+        if saved:
+            raise UserError(f"--image_size {opt.image_size}: this DTN's encoder takes images of "
+                            f"{size}x{size}; leave the option out")  # fmt: skip
         raise UserError(
-            f"--f_encoder {opt.f_encoder}: takes images of {encoder.image_size}x"
-            f"{encoder.image_size}, but --image_size is {opt.image_size}; train an encoder with "
-            f"pretrain_encoder.py --image_size {opt.image_size}"
+            f"--f_encoder {opt.f_encoder}: takes images of {size}x{size}, but --image_size is "
+            f"{opt.image_size}; train an encoder with pretrain_encoder.py --image_size "
+            f"{opt.image_size}"
         )
     return DTNModel(opt, encoder, training)
 

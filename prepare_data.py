@@ -36,6 +36,7 @@ from tqdm import tqdm
 from arguments import make_parser
 from celeba import (
     ATTRIBUTE_TABLES,
+    IDENTITY_TABLES,
     PARTITION_TABLES,
     PARTITIONS,
     Table,
@@ -61,7 +62,7 @@ def main() -> None:
     opt = prepare_options()
     detector = face_detector(opt)
     source, output = PictureSource(Path(opt.source), "--source"), Path(opt.output)
-    names, attributes = chosen(source, opt)
+    names, attributes, people = chosen(source, opt)
     with alone_in(output, f"--output {output}"):
         report = start_report(output, source, opt)
         try:
@@ -72,7 +73,7 @@ def main() -> None:
             if isinstance(error, KeyboardInterrupt):
                 say(f"{output}: give the same command again to go on")
             raise
-        finish(names, source, output, attributes, report)
+        finish(names, source, output, attributes, people, report)
 
 
 # ---- options -----------------------------------------------------------------------------------
@@ -128,8 +129,10 @@ def attribute(text: str) -> str:
     return text
 
 
-def chosen(source: PictureSource, opt: Namespace) -> tuple[list[str], Table | None]:
-    """The files that --partition and --attributes ask for, and the attributes where there are some.
+def chosen(
+    source: PictureSource, opt: Namespace
+) -> tuple[list[str], Table | None, Table | None]:
+    """The files that --partition and --attributes ask for; attributes and identities, if there.
 
     Raises UserError where a table is asked for and missing, wrong, or about other pictures.
     """
@@ -161,7 +164,8 @@ def chosen(source: PictureSource, opt: Namespace) -> tuple[list[str], Table | No
     if not names:
         raise UserError(f"{flag}: {table.where} says this of none of the files of --source "
                         f"{source.path}; ask for less")  # fmt: skip
-    return names, table
+    people = load(IDENTITY_TABLES, range(2**31), None, columns=1)
+    return names, table, people
 
 
 # ---- the report --------------------------------------------------------------------------------
@@ -219,7 +223,12 @@ def save_report(output: Path, report: dict) -> None:
 
 
 def finish(
-    names: list[str], source: PictureSource, output: Path, attributes: Table | None, report: dict
+    names: list[str],
+    source: PictureSource,
+    output: Path,
+    attributes: Table | None,
+    people: Table | None,
+    report: dict,
 ) -> None:
     """Save and print what became of the files. Raises UserError if there is no picture at all."""
     why = Counter(line.split(":")[0] for lines in report["left_out"].values() for line in lines)
@@ -238,8 +247,9 @@ def finish(
     pictures = {name: files[0] for name, files in report["pictures"].items() if len(files) == 1}
     if attributes and pictures and all(map(attributes.row, pictures)):
         with atomic_write(output / "attributes.csv") as file:
-            file.write(attributes_csv(attributes, pictures))
-        print(f"{output / 'attributes.csv'}: {len(attributes.columns)} attributes of each, "
+            file.write(attributes_csv(attributes, people, pictures))
+        also = " and whose face it is" if people else ""
+        print(f"{output / 'attributes.csv'}: {len(attributes.columns)} attributes of each{also}, "
               "for evaluate.py --attributes")  # fmt: skip
 
 

@@ -226,7 +226,8 @@ def views(images: Tensor, generator: torch.Generator) -> Tensor:
 def vicreg(a: Tensor, b: Tensor) -> Tensor:
     """How far two views' numbers (B, D) differ, or say too little, or say the same things.
 
-    Source: Bardes, Ponce and LeCun 2022 (VICReg), section 4, with their weights 25, 25 and 1.
+    Source: Bardes, Ponce and LeCun 2022 (VICReg), section 4, with their weights 25, 25 and 1, and
+    with the terms averaged as in their published code.
     """
     loss = 25 * F.mse_loss(a, b)
     for x in (a - a.mean(dim=0), b - b.mean(dim=0)):

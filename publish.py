@@ -35,7 +35,7 @@ MOST_BYTES = 16 << 20  # of one file: a repository keeps every version for ever
 @one_line_errors
 def main() -> None:
     opt = publish_options()
-    path = find_generators(opt.ckpt, opt.name)
+    path = find_generators(opt)
     model, found = load_generators(path, [], batch_size=8, direction=opt.direction,
                                    image_size=opt.image_size)  # fmt: skip
     refuse_dtn(found, "publish.py")

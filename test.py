@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from arguments import test_options
 from batches import split_holdout, to_float, to_uint8
-from dataset import check_domains, load_folder
+from dataset import check_domains, load_folder, refuse_swapped
 from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import one_line_errors
-from generators import bundled, find_generators, load_generators
+from generators import bundled, check_model, find_generators, load_generators
 from grids import save_grid
 from photos import translate_files
 from translation_model import TranslationModel
@@ -42,8 +42,9 @@ BUNDLED = {"domain_A_path": "test_image/inputs/anime",
 @one_line_errors
 def main() -> None:
     opt, given = test_options()
-    path = find_generators(opt.ckpt, opt.name, opt.demo)
+    path = find_generators(opt, opt.demo)
     model, found = load_generators(path, opt.gpu_ids, opt.batch_size, opt.direction, opt.image_size)
+    check_model(opt.model, found)
     print(f"Model: {path} ({found.about}) on {model.device}")
     if opt.input:
         translate_files(model, opt)
@@ -62,7 +63,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
     if opt.demo:
         make_demo(Path("data/demo"))
         given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
-    images, folders = {}, {}
+    images, folders, now = {}, {}, {}
     for key, domain, direction in (("domain_A_path", "anime", "AtoB"),
                                    ("domain_B_path", "person", "BtoA")):  # fmt: skip
         if direction not in directions:
@@ -73,6 +74,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
         loaded = load_folder(folders[domain], f"--{key}", size, model.opt.image_size,
                              model.opt.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
         images[domain] = loaded.images
+        now[key] = loaded.fingerprint()
         if held_out:
             _, indices = split_holdout(len(loaded.images), model.opt.holdout)
             images[domain] = loaded.images[indices[: opt.dataset_size]]
@@ -81,6 +83,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
                       "held out now may have been trained on")  # fmt: skip
         what = "images that training held out" if held_out else "images"
         print(f"{folders[domain]}: {len(images[domain])} {what}")
+    refuse_swapped(now, data, "the model's training")
     if len(folders) == 2:
         check_domains(folders["anime"], folders["person"])
 

@@ -31,9 +31,15 @@ import distributed
 from arguments import print_options, resumed_options, train_options
 from batches import UnpairedBatches, split_holdout, to_float
 from checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
-from dataset import ImageArray, check_domains, find_images_or_explain, load_folder
+from dataset import (
+    ImageArray,
+    check_domains,
+    find_images_or_explain,
+    load_folder,
+    refuse_swapped,
+)
 from demo_faces import make_demo
-from encoder import MISFITS
+from encoder import MISFITS, trained_on
 from errors import UserError, one_line_errors
 from files import atomic_write
 from gallery import refresh_run_page
@@ -109,6 +115,10 @@ def train(until_the_end: ExitStack) -> None:
     # Model, and batches that depend on the seed and the step alone.
     opt.compile = opt.compile and compiler_works(opt)
     model = make_model(opt, saved=saved and saved["model"])
+    if saved:
+        refuse_swapped(data, saved.get("data", {}), f"the run {opt.name}")
+    elif opt.model == "dtn":
+        refuse_swapped(data, trained_on(opt.f_encoder), f"--f_encoder {opt.f_encoder}")
     if opt.model == "dtn" and not saved:
         model.fit({"A": images_A, "B": images_B}, {"A": train_A, "B": train_B})
     if start:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from test_prepare_data import noise, zipped
 
-from attributes import read_attributes
+from attributes import read_attributes, read_column
 from celeba import read_table
 from dataset import load_image
 from errors import UserError
@@ -69,6 +69,17 @@ def test_a_partition_of_celeba_is_cropped_as_training_crops_and_has_its_attribut
         "000002": {"Male": 1, "Eyeglasses": 1},
         "000005": {"Male": 1, "Eyeglasses": 0},
     }
+
+
+def test_identities_go_into_the_table_so_that_nobody_is_on_both_sides(celeba, prepare):
+    numbers = zip(PERSONS, (7, 7, 2880, 1, 2), strict=True)
+    people = [f"{name}.jpg {number}" for name, number in numbers]
+    (celeba.parent / "identity_CelebA.txt").write_text("\n".join(people))
+    assert "whose face it is" in prepare(celeba, "out").out
+    lines = Path("out/attributes.csv").read_text().splitlines()
+    assert lines[0] == "file,identity,Male,Eyeglasses" and lines[3] == "000003.png,2880,1,0"
+    assert read_column(Path("out/attributes.csv"), "identity")["000002"] == "7"
+    assert read_attributes(Path("out/attributes.csv"))["000002"] == {"Male": 1, "Eyeglasses": 1}
 
 
 @pytest.mark.parametrize(

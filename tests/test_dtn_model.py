@@ -133,20 +133,61 @@ def test_of_a_D_that_says_nothing_each_of_three_terms_counts_once(dtn_options, m
     assert model.backward_D()["D"].item() == pytest.approx(D, abs=1e-6)
 
 
+class Told(nn.Module):
+    """A D that knows plain images by their value: class 0 at 0.1, 1 at 0.2, and 2 at 0.3."""
+
+    def __init__(self):
+        super().__init__()
+        self.sure = nn.Parameter(torch.tensor(50.0))
+
+    def forward(self, x):
+        kind = (x.mean(dim=(1, 2, 3)) * 10).round().long() - 1
+        return self.sure * torch.nn.functional.one_hot(kind, 3)[:, :, None, None]
+
+
+def test_g_is_content_where_D_takes_all_that_it_makes_for_real_anime(dtn_options):
+    model = known_model(dtn_options(lambda_const=0, lambda_tid=0, lambda_tv=0), constant=0)
+    model.netD = Told()
+    for persons, anime, cost in ((0.3, 0.3, 0), (0.3, 0.2, 50), (0.1, 0.3, 50), (0.1, 0.1, 100)):
+        model.set_input(plain(anime, anime), plain(persons, persons))
+        model.forward()
+        assert model.backward_G()["G"].item() == pytest.approx(cost, abs=1e-6)
+
+
+def test_features_are_relative_to_the_domain_that_an_image_is_in(dtn_options):
+    model = known_model(dtn_options(lambda_const=1, lambda_tid=1), constant=0)
+    model.netF.mean[0], model.netF.mean[1] = 0.5, -0.25  # anime are bright, persons are dark
+    model.set_input(plain(0.75, 0.25), plain(0.0, -0.5))
+    model.forward()
+    assert torch.allclose(model.f_source, torch.tensor([[0.25] * 2, [-0.25] * 2]))
+    assert torch.allclose(model.fake[:, 0, 0, 0], torch.tensor([0.25, -0.25]))
+    assert torch.allclose(model.rec[:, 0, 0, 0], torch.tensor([0.25, -0.25]))
+    losses = model.backward_G()
+    # fakes are anime: f of them is 0.25 - 0.5 and -0.25 - 0.5, each 0.5 below f of its source
+    assert losses["const"].item() == pytest.approx(0.5**2)
+    assert losses["tid"].item() == pytest.approx(0.5**2)
+
+
+def test_total_variation_counts_of_all_that_g_makes(dtn_options):
+    model = known_model(dtn_options(lambda_const=0, lambda_tid=0, lambda_tv=2), constant=0)
+    ramp = torch.arange(64.0) / 64
+
+    class Ramp(nn.Module):
+        """Paints a ramp from left to right, as steep as the first feature."""
+
+        def forward(self, features):
+            return (features[:, :1, None, None] * ramp).expand(-1, 3, 64, 64)
+
+    model.netG = Ramp()
+    for persons, anime, steepness in ((0.5, 0.0, 0.25), (0.0, 0.5, 0.25), (0.5, 0.5, 0.5)):
+        inputs = plain(anime, anime).requires_grad_(), plain(persons, persons).requires_grad_()
+        model.set_input(*inputs)
+        model.forward()
+        assert model.backward_G()["tv"].item() == pytest.approx(2 * steepness / 64, rel=1e-3)
+
+
 def test_D_is_taught_that_the_three_kinds_are_classes_0_1_and_2(dtn_options):
     model = known_model(dtn_options(), constant=0)
-
-    class Told(nn.Module):
-        """Knows plain images by their value: fakes of persons 0.1, of anime 0.2, real anime 0.3."""
-
-        def __init__(self):
-            super().__init__()
-            self.sure = nn.Parameter(torch.tensor(50.0))
-
-        def forward(self, x):
-            kind = (x.mean(dim=(1, 2, 3)) * 10).round().long() - 1
-            return self.sure * torch.nn.functional.one_hot(kind, 3)[:, :, None, None]
-
     model.netD = Told()
     model.made = torch.cat([plain(0.1, 0.1), plain(0.2, 0.2)])
     model.target = plain(0.3, 0.3)

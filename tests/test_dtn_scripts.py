@@ -171,6 +171,33 @@ def test_the_other_direction_is_refused_and_nothing_is_written(run, script):
     assert not os.path.exists("out")
 
 
+def test_model_chooses_among_runs_and_refuses_the_other(run, train, script):
+    assert train("--name", "newer").code == 0
+    done = script("test.py", *HERE, *FOLDERS, "--model", "dtn")
+    assert done.code == 0 and Path("model_ckpt/run") in Path(done.out.split()[1]).parents
+    done = script("evaluate.py", *HERE, *FOLDERS, "--name", "newer", "--model", "dtn")
+    assert done.code == 2 and "--model dtn" in done.err and "holds a cyclegan" in done.err
+    done = script("test.py", *HERE, "--model", "dtn", "--demo")
+    assert done.code == 2 and "of --model dtn here; train one" in done.err
+
+
+def test_swapped_training_folders_are_refused_by_every_script(train_dtn, script):
+    for i in range(12):
+        os.rename(f"data/person/{i:02}.png", f"data/person/p{i:02}.png")
+    swapped = ("--domain_A_path", "data/person", "--domain_B_path", "data/anime")
+    width = ("--width", 2, "--dim", 4, "--batch_size", 8, "--steps", 1, "--output", "g.pth")
+    assert script("pretrain_encoder.py", *width, *HERE).code == 0
+    assert train_dtn("--name", "run", "--f_encoder", "g.pth").code == 0
+    commands = (
+        lambda: train_dtn("--f_encoder", "g.pth", *swapped),
+        lambda: script("train.py", "--resume", "--niter", 9, *HERE, *swapped),
+        lambda: script("test.py", *HERE, *swapped),
+    )
+    for command in commands:
+        done = command()
+        assert done.code == 2 and "the domains are swapped" in done.err, (done.out, done.err)
+
+
 def test_swapped_test_folders_are_refused(run, script):
     done = script("evaluate.py", *HERE, "--domain_A_path", "data/person",
                   "--domain_B_path", "data/anime")  # fmt: skip
@@ -183,8 +210,13 @@ def test_a_resnet_of_torchvision_serves_as_f_and_rides_in_the_checkpoint(train_d
     torch.save(models.resnet18(weights=None).state_dict(), "resnet.pth")
     short = ("--niter", 1, "--niter_decay", 0, "--batch_size", 2, "--name", "run")
     assert train_dtn(*short, "--f_encoder", "resnet18:resnet.pth").code == 0
+    weights = torch.load("resnet.pth", weights_only=True)
     os.remove("resnet.pth")
-    assert load("run")["model"]["encoder_options"] == {"resnet": "resnet18"}
+    state = load("run")["model"]
+    assert state["encoder_options"] == {"resnet": "resnet18"}
+    for key, value in weights.items():  # batch norm's statistics among them
+        if not key.startswith("fc."):
+            assert torch.equal(state["nets"]["netF"][f"encoder.resnet.{key}"], value), key
     assert script("train.py", "--resume", "--niter", 2, *HERE).code == 0
     assert script("test.py", *HERE, *FOLDERS).code == 0
 
