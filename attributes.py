@@ -141,7 +141,10 @@ def by_group(
         enough = [train_known & (train_labels == v) for v in (0.0, 1.0)]
         sizes = [int(members.sum()), int(others.sum()), *(int(e.sum()) for e in enough)]
         if min(sizes) < SMALLEST_GROUP:
-            figures[group] = {"N": sizes[0], "left_out": f"fewer than {SMALLEST_GROUP} to compare"}
+            whose = ("test persons with", "without", "training persons without", "with")
+            have = ", ".join(f"{size} {who}" for size, who in zip(sizes, whose, strict=True))
+            figures[group] = {"N": sizes[0], "left_out": f"{have} it have a row in the tables, "
+                              f"{SMALLEST_GROUP} of each are needed"}  # fmt: skip
             continue
         net = train_classifier(person["train"][train_known], train_labels[train_known], seed)
         real, again = judged(net, person["test"]), judged(net, back)

@@ -41,6 +41,8 @@ from option_types import whole
 from translation_model import TranslationModel
 
 MOST_TRAINING_IMAGES = 15000  # per domain, evenly spaced: bounds memory and time
+FEWEST = 6  # test images: retrieval in five needs one more
+FEWEST_FOR_COLLAPSE = 50  # below that chance decides, see metrics.collapse_report
 DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
 
 
@@ -64,13 +66,18 @@ def main() -> None:
         images = gather(opt, given, model.opt, found.data)
         refuse_swapped(images)
     for domain, found in images.items():
+        if len(found["test"]) < FEWEST:
+            flag = f"--domain_{'A' if domain == 'anime' else 'B'}_path"
+            raise UserError(f"{flag}: {len(found['test'])} {found['split']}, and at least {FEWEST} "
+                            "are needed; name a folder of more")  # fmt: skip
         print(f"{domain}: {len(found['test'])} {found['split']}")
         results[domain] = {"N": len(found["test"]), "split": found["split"],
                            "floor": floors(found["test"], opt.seed)}  # fmt: skip
 
     output = Path(opt.output)
     if not opt.floors_only:
-        attributes = read_attributes(Path(opt.attributes)) if opt.attributes else None
+        attributes = {name: row for path in opt.attributes or ()
+                      for name, row in read_attributes(Path(path)).items()}  # fmt: skip
         made = {}
         directions = [d for d in DIRECTIONS if opt.direction in (None, d)
                        and (opt.fakes or d in model.directions)]  # fmt: skip
@@ -83,10 +90,13 @@ def main() -> None:
             results[direction] = figures
             if model:
                 save_cases(output.with_suffix(""), direction, source, target, fakes, recs)
-        if attributes and model and len(made) < 2:
+        if attributes and len(made) < 2:
             print("groups left out: they are judged on persons made again, for which both "
                   "directions are needed")  # fmt: skip
-        elif attributes and model and images["person"]["train"] is not None:
+        elif attributes and images["person"]["train"] is None:
+            print("groups left out: their classifiers learn from training persons; name those of "
+                  "this model with --train_B_path")  # fmt: skip
+        elif attributes:
             to_anime, back = made["BtoA"]
             results["groups"] = by_group(attributes, images["person"], to_anime, back,
                                          made["AtoB"][0], opt.seed)  # fmt: skip
@@ -117,7 +127,10 @@ def evaluate_options() -> tuple[Namespace, dict]:
                           "--image_size says otherwise")
         data.add_argument("--floors_only", action="store_true",
                           help="only what halves of the real images score against each other")
-        data.add_argument("--attributes", help="CSV with a row per person image: file, Male, ...")
+        parser.set_defaults(domain_A_path=None, domain_B_path=None)
+        data.add_argument("--attributes", nargs="+", metavar="CSV",
+                          help="tables with a row per person image, those of training and of "
+                          "testing: file, Male, ...")
         fid = parser.add_argument_group("FID and KID (pip install -r requirements-eval.txt)")
         fid.add_argument("--inception_weights", help="local file, for machines without a network")
         fid.add_argument("--features", help="own encoder in Inception's place (see encoder.py)")
@@ -339,7 +352,9 @@ def table(results: dict) -> str:
     row("KID x1000", lambda r: f"{1000 * r['fid_kid']['kid']:.2f}")
     row("spread over real", lambda r: f"{r['diversity']['spread']:.2f}")
     row("near duplicates (real: 1 %)", lambda r: f"{r['diversity']['near_duplicates']:.1%}")
-    row("collapsed", lambda r: "yes" if r["diversity"]["collapsed"] else "no")
+    few = min(results[domain]["N"] for domain in ("anime", "person")) < FEWEST_FOR_COLLAPSE
+    row("collapsed", lambda r: f"too few to tell, {FEWEST_FOR_COLLAPSE} are needed" if few
+        else "yes" if r["diversity"]["collapsed"] else "no")
     for layout in ("colour", "gradient"):
         key = f"retrieval_{layout}"
         row(f"own input found by {layout} layout, top-1 / top-5 (chance)",

@@ -1,5 +1,6 @@
 """Files that are whole or absent: written to a temporary name beside the target, then renamed."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch
 import archives
 from errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's part of it, a file
 LONGEST_NAME = 200  # bytes of a file name that get a prefix and a suffix while it is written
 
 
@@ -53,10 +55,9 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror or error}); free some space or "
-                "choose another folder. What was saved there before is untouched"
-            ) from error
+            advice = "free some space" if error.errno in FULL else "choose another place"
+            raise UserError(f"{path}: cannot be written ({error.strerror or error}); {advice}. "
+                            "What was saved there before is untouched") from error  # fmt: skip
         raise
 
 

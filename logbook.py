@@ -55,7 +55,7 @@ def best_so_far(best: dict | None, record: dict) -> dict | None:
 def print_record(record: dict) -> None:
     losses = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
     spreads = "  ".join(f"{k} {v:.2f}" for k, v in record["spread"].items() if v is not None)
-    print(f"epoch {record['epoch']}: {losses}  spread: {spreads}  "
+    print(f"epoch {record['epoch']}: {losses}  {f'spread: {spreads}  ' if spreads else ''}"
           f"{record['images_per_s']:.1f} images/s")  # fmt: skip
     for shows, figures in record.get("figures", {}).items():
         if figures:

@@ -1,5 +1,6 @@
 """Pictures in, pictures out: what `test.py --input` does with a photograph or a folder of them."""
 
+import os
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
@@ -40,13 +41,18 @@ def translate_files(model: CycleGANModel, opt: Namespace) -> None:
     detector = face_detector(opt)
     source, output = Path(opt.input), Path(opt.output)
     if source.is_dir():
+        if os.path.realpath(source) in map(str, Path(os.path.realpath(output)).parents):
+            raise UserError(
+                f"--output {output}: lies inside --input {source}, so that the next call would "
+                "translate the translations; name a folder outside"
+            )
         names = find_images_or_explain(source, "--input")
     elif source.exists():
         names, source = [source.name], source.parent
     else:
         raise UserError(f"--input {source}: no such file or folder; name a picture or a folder")
     plan = make_plan(source, names, output, detector)
-    check_targets([target for _, pictures in plan for target, _ in pictures], opt)
+    check_targets(plan, opt)
 
     squares = cut_out(plan, model.opt.image_size, model.opt.crop)
     total = sum(len(pictures) for _, pictures in plan)
@@ -93,18 +99,23 @@ def output_name(name: Path) -> Path:
     return name if name.suffix.lower() in SAVED_TYPES else name.with_name(f"{name.name}.png")
 
 
-def check_targets(targets: list[Path], opt: Namespace) -> None:
-    """Raise UserError if one of the pictures would be written over another one."""
+def check_targets(plan: Plan, opt: Namespace) -> None:
+    """Raise UserError if one of the pictures would be written over another one, or an input."""
+    targets = [target for _, pictures in plan for target, _ in pictures]
+    sources = {os.path.realpath(path) for path, _ in plan}
+    lost = [target for target in targets if os.path.realpath(target) in sources]
+    if lost:
+        raise UserError(f"--output {opt.output}: {lost[0]} is one of the pictures of --input "
+                        f"{opt.input}; name another folder")  # fmt: skip
     twice = [target for target, count in Counter(targets).items() if count > 1]
     if twice:
         raise UserError(f"--input {opt.input}: two pictures would be written to {twice[0]}; "
                         "rename one of them")  # fmt: skip
     there = [target for target in targets if target.exists()]
     if there and not opt.overwrite:
-        raise UserError(
-            f"--output {opt.output}: {there[0].name} and {len(there) - 1} more exist there "
-            "already; choose another folder, or replace them with --overwrite"
-        )
+        more = f" and {len(there) - 1} more exist" if len(there) > 1 else " exists"
+        raise UserError(f"--output {opt.output}: {there[0].name}{more} there already; choose "
+                        "another folder, or replace what is there with --overwrite")  # fmt: skip
 
 
 def cut_out(plan: Plan, image_size: int, crop: str) -> Iterator[tuple[Path, Path, np.ndarray]]:

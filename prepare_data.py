@@ -183,7 +183,7 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
         before = json.loads((output / REPORT).read_bytes()) if there else None
         if there and not is_report(before):
             raise ValueError(f"its {REPORT} is damaged")
-        if before and before["pictures"]:
+        if before and (before["pictures"] or len(there) > 1):  # not all may be in it yet
             for key, value in options.items():
                 if before["options"].get(key) != value:
                     was = f"--{key} {before['options'].get(key)} and not {value}"

@@ -28,6 +28,7 @@ from batches import split_holdout, to_float, to_uint8
 from dataset import check_domains, load_folder, refuse_swapped
 from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import one_line_errors
+from gallery_data import TEST_GRID
 from generators import bundled, check_model, find_generators, load_generators
 from grids import save_grid
 from photos import translate_files
@@ -88,7 +89,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
         check_domains(folders["anime"], folders["person"])
 
     output = Path(opt.output)
-    outputs = {}
+    outputs, written = {}, set()
     for real, shows, direction in (("anime", "person", "AtoB"), ("person", "anime", "BtoA")):
         if direction not in directions:
             continue
@@ -99,10 +100,15 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
             chunk = to_float(torch.from_numpy(chunk))
             fake, _ = model.translate(chunk, direction, and_back=False)
             number = start // opt.batch_size
-            save_grid(output / f"{number}__{real}_real.png", chunk, GRID_COLUMNS)
-            save_grid(output / f"{number}__{shows}_test.png", fake, GRID_COLUMNS)
+            for name, grid in ((f"{number}__{real}_real.png", chunk),
+                               (f"{number}__{shows}_test.png", fake)):  # fmt: skip
+                save_grid(output / name, grid, GRID_COLUMNS)
+                written.add(name)
             fakes.append(to_uint8(fake))
         outputs[shows] = torch.cat(fakes).numpy()
+    for path in output.iterdir():  # of an earlier call, perhaps of another model
+        if TEST_GRID.fullmatch(path.name) and path.name not in written:
+            path.unlink()
     print(f"Grids: {output}/")
 
     if opt.demo:

@@ -169,6 +169,8 @@ def train(until_the_end: ExitStack) -> None:
     board = TensorBoard(image_dir, model.steps) if opt.tensorboard and main_rank else None
     stop = StopSignal()
     epochs, steps = opt.niter + opt.niter_decay, batches.steps_per_epoch
+    if epoch >= epochs:
+        print(f"{opt.name} has had all of its {epochs} epochs; a larger --niter goes on with it")
     images_per_step = 2 * opt.batch_size
 
     try:

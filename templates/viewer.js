@@ -55,8 +55,10 @@ function build() {
 
 async function show() {
   const mine = ++turn, step = steps[state.at], { face } = state;
-  const last = Math.max(...steps.slice(-1), ...runs().map((run) => run.planned));
-  const words = steps.length ? `${page.step} ${step} of ${last}` : `no ${page.step} yet`;
+  const [now, last] = page.step === "epoch"
+    ? [step, Math.max(...steps.slice(-1), ...runs().map((run) => run.planned))]
+    : [state.at + 1, steps.length];
+  const words = steps.length ? `${page.step} ${now} of ${last}` : `no ${page.step} yet`;
   get("at").textContent = words;
   get("slider").value = state.at;
   get("slider").setAttribute("aria-valuetext", words);

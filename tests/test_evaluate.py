@@ -73,7 +73,10 @@ def test_of_ready_outputs_copies_are_found_as_their_inputs(workplace, script):
     "flags,words",
     [
         (["--domain_A_path", "data/person", "--domain_B_path", "data/anime"], ["swapped"]),
-        (["--domain_A_path", "few", "--domain_B_path", "data/person"], ["2"]),
+        (["--domain_A_path", "few", "--domain_B_path", "data/person"],
+         ["--domain_A_path: 1 images of few", "at least 6"]),
+        ([], ["--domain_A_path: 1 held out of data/anime", "at least 6"]),
+        ([*FOLDERS, "--attributes", "one.csv", "few/0.png"], ["--attributes few/0.png"]),
         (["--domain_A_path", "nowhere"], ["--domain_A_path nowhere"]),
         (["--name", "none"], ["--name none"]),
         (["--fakes", "few", "--direction", "BtoA", *FOLDERS], ["--fakes few: 1 outputs for 12"]),
@@ -85,6 +88,8 @@ def test_of_ready_outputs_copies_are_found_as_their_inputs(workplace, script):
 def test_bad_input_ends_in_one_clear_line_and_exit_code_2(run, script, flags, words):
     os.mkdir("few")
     shutil.copy("data/anime/00.png", "few/0.png")
+    with open("one.csv", "w") as file:
+        file.write("file,Male\n00.png,1\n")
     done = script("evaluate.py", *HERE, *flags)
     assert done.code == 2, done.out
     last = done.err.strip().splitlines()[-1]
@@ -102,6 +107,28 @@ def test_attributes_are_read_by_file_name_with_minus_one_as_no(tmp_path):
     path.write_text("file,Other\na,1\n")
     with pytest.raises(UserError, match="--attributes .*no column of Male"):
         read_attributes(path)
+
+
+def test_tables_of_training_and_testing_are_joined_and_what_is_missing_is_told(run, script):
+    shutil.copytree("data/person", "test")
+    for i in range(12):
+        os.rename(f"test/{i:02}.png", f"test/t{i:02}.png")
+    for table, prefix in (("train.csv", ""), ("test.csv", "t")):
+        with open(table, "w") as file:
+            file.writelines(["file,Male\n", *(f"{prefix}{i:02}.png,{i % 2}\n" for i in range(12))])
+    folders = ("--domain_A_path", "data/anime", "--domain_B_path", "test")
+    done = script("evaluate.py", *HERE, *folders, "--attributes", "train.csv", "test.csv")
+    assert done.code == 0, done.err
+    assert figures()["groups"]["Male"]["N"] == 6  # of the test persons
+    assert "6 test persons with, 6 without, 5 training persons without, 6 with it" in done.out
+    assert "too few to tell" in done.out
+    flags = ("--fakes", "data/person", "--direction", "BtoA", "--attributes", "test.csv")
+    done = script("evaluate.py", *HERE, *folders, *flags)
+    assert done.code == 0 and "groups left out" in done.out
+    assert script("publish.py", "--name", "run", "--output", "out").code == 0
+    flags = ("--ckpt", "out", "--attributes", "test.csv")
+    done = script("evaluate.py", *HERE, *folders, *flags)
+    assert done.code == 0 and "--train_B_path" in done.out
 
 
 def test_groups_tell_who_loses_an_attribute_there_and_back():

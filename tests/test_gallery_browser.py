@@ -286,7 +286,7 @@ def test_reload_keeps_epoch_zoom_and_face(visit):
 
 def test_grids_of_test_py_are_shown_tile_for_tile(visit):
     page = visit("test_image/index.html")
-    at(page, "grid 0 of 1")
+    at(page, "grid 1 of 2")
     playwright.expect(page.locator(".face")).to_have_count(16)
     assert colours(page, face(0, 5, 0), face(0, 5, 1)) == [(200, 10, 150), (100, 10, 150)]
     page.keyboard.press("ArrowRight")

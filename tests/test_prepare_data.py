@@ -242,6 +242,20 @@ def test_other_options_or_other_files_are_refused_and_nothing_changes(prepare, t
     assert not Path("out2").exists()
 
 
+def test_pictures_of_a_killed_call_whose_report_lists_none_are_not_mixed_with_others(prepare):
+    Path("in").mkdir()
+    Path("there").mkdir()
+    for number in range(3):
+        noise(number).save(f"in/{number}.png")
+        noise(9 + number).save(f"there/x{number}.png")
+    assert prepare("in", "out").code == 0
+    before, report = files_of("out"), report_of("out")
+    Path("out/report.json").write_text(json.dumps(report | {"finished": False, "pictures": {}}))
+    done = prepare("there", "out")
+    assert done.code == 2 and "choose another folder" in done.err
+    assert prepare("in", "out").code == 0 and files_of("out") == before
+
+
 def test_sources_without_pictures_are_refused(prepare):
     Path("empty").mkdir()
     with zipfile.ZipFile("empty.zip", "w") as archive:

@@ -152,7 +152,8 @@ def test_the_state_is_saved_every_save_minutes(workplace, train, monkeypatch):
 def test_resume_of_a_finished_run_changes_nothing_and_can_be_made_longer(workplace, train, script):
     assert train("--name", "run").code == 0
     before = load("run")
-    assert script("train.py", "--resume", "--gpu_ids", -1).code == 0
+    done = script("train.py", "--resume", "--gpu_ids", -1)
+    assert done.code == 0 and "has had all of its 3 epochs" in done.out
     assert same(before["model"], load("run")["model"])
     assert script("train.py", "--resume", "--gpu_ids", -1, "--niter", 4).code == 0
     assert load("run")["epoch"] == 5 and [r["epoch"] for r in log("run")] == [1, 2, 3, 4, 5]

@@ -39,6 +39,29 @@ def test_grids_show_each_picture_beside_its_translation(run, script):
     assert np.abs(tile - translated).max() <= 1  # torchvision rounds on its own
 
 
+def test_grids_of_an_earlier_call_do_not_stay_beside_new_ones(run, script):
+    Path("test_image").mkdir()
+    Path("test_image/README.md").write_text("stays")
+    paths = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
+    assert script("test.py", *TEST, *paths, "--batch_size", 4).code == 0
+    assert len(os.listdir("test_image")) == 3 * 4 + 1
+    assert script("test.py", *TEST, *paths, "--direction", "BtoA").code == 0
+    left = ["0__anime_test.png", "0__person_real.png", "README.md"]
+    assert sorted(os.listdir("test_image")) == left
+
+
+@pytest.mark.parametrize(
+    "source, output", [("data/person", "data/person"), ("data/person/03.png", "data/person"),
+                       ("data", "data/out"), ("data", "data/person/../deep/er")],
+)  # fmt: skip
+def test_inputs_are_never_written_over_nor_outputs_translated_again(run, script, source, output):
+    before = {path: path.read_bytes() for path in Path("data").rglob("*.png")}
+    flags = ("--input", source, "--direction", "BtoA", "--output", output, "--overwrite")
+    done = script("test.py", *TEST, *flags)
+    assert done.code == 2 and f"--output {output}: " in done.err and "name a" in done.err
+    assert before == {path: path.read_bytes() for path in Path("data").rglob("*.png")}
+
+
 def test_without_paths_the_held_out_images_of_the_run_are_used(run, script):
     done = script("test.py", *TEST)
     assert done.code == 0 and "1 images that training held out" in done.out
