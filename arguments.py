@@ -115,7 +115,9 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
         raise UserError(f"--{', --'.join(alone)}: these go with --input FILE_OR_FOLDER; name one")
     opt.output = opt.output or "test_image"
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
-    return opt, given_options(_test_parser(), argv)
+    given = given_options(_test_parser(), argv)
+    refuse_beside_demo(given)
+    return opt, given
 
 
 def print_options(opt: Namespace) -> None:
@@ -342,6 +344,14 @@ def add_data_options(parser: _OneLineParser, data: argparse._ArgumentGroup) -> N
     parser.add_argument("--gpu_ids",
                         help="for example 0,1,2,3, or -1 for the CPU; if not given: the first "
                         "GPU if there is one, else the CPU")
+
+
+def refuse_beside_demo(given: dict, *more: str) -> None:
+    """Raise UserError if --demo, which has images of its own, stands beside folders of images."""
+    for key in ("domain_A_path", "domain_B_path", *more):
+        if given.get("demo") and key in given:
+            raise UserError(f"--{key} {given[key]}: --demo has images and labels of its own; leave "
+                            "one of them out")  # fmt: skip
 
 
 def given_options(parser: _OneLineParser, argv: Sequence[str] | None = None) -> dict:

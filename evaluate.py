@@ -26,6 +26,7 @@ from arguments import (
     add_model_options,
     given_options,
     make_parser,
+    refuse_beside_demo,
     resolve_gpu_ids,
 )
 from attributes import by_group, read_attributes
@@ -144,7 +145,9 @@ def evaluate_options() -> tuple[Namespace, dict]:
     if opt.fakes and not opt.direction:
         raise UserError(f"--fakes {opt.fakes}: needs --direction, AtoB or BtoA")
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
-    return opt, given_options(build())
+    given = given_options(build())
+    refuse_beside_demo(given)
+    return opt, given
 
 
 # ------------------------------------------------------------------------------------- data

@@ -22,7 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from arguments import add_data_options, given_options, make_parser, resolve_gpu_ids
+from arguments import (
+    add_data_options,
+    given_options,
+    make_parser,
+    refuse_beside_demo,
+    resolve_gpu_ids,
+)
 from attributes import read_column, read_table
 from batches import UnpairedBatches, derived_generator, split_holdout, to_float
 from dataset import CROPS, ImageArray, check_domains, load_folder
@@ -118,10 +124,7 @@ def encoder_options() -> Namespace:
     parser, given = build(), given_options(build())
     if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
-        for key in ("attributes", "domain_A_path", "domain_B_path"):
-            if key in given:
-                raise UserError(f"--{key} {given[key]}: --demo has images and labels of its own; "
-                                "leave it out")  # fmt: skip
+        refuse_beside_demo(given, "attributes")
     opt = parser.parse_args()
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
     return opt

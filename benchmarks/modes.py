@@ -98,7 +98,8 @@ class Data:
         self.test = {"anime": floats(loaded[2]), "person": floats(loaded[3])}
         self.judge_of_men = None
         if options.attributes:
-            table = read_attributes(options.attributes)
+            table = {name: row for path in options.attributes
+                     for name, row in read_attributes(path).items()}  # fmt: skip
             known, male = labels_of(self.train_B.paths, table, "Male")
             images = torch.from_numpy(self.train_B.images[known.numpy()])
             self.judge_of_men = train_classifier(to_float(images), male[known], seed=0)
@@ -166,7 +167,7 @@ def encoder(options: Namespace) -> Path:
     flags = ["--demo"]
     if options.domain_A_path:
         folders = {"domain_A_path": options.domain_A_path, "domain_B_path": options.domain_B_path,
-                   "attributes": options.attributes}  # fmt: skip
+                   "attributes": options.attributes and options.attributes[0]}  # fmt: skip
         flags = [part for key, value in folders.items() if value
                  for part in (f"--{key}", str(value.resolve()))]  # fmt: skip
     if not path.exists():
@@ -272,7 +273,9 @@ def main() -> None:
     parser.add_argument("--domain_B_path", type=Path, help="persons")
     parser.add_argument("--test_A_path", type=Path, help="anime to measure on")
     parser.add_argument("--test_B_path", type=Path, help="persons to measure on")
-    parser.add_argument("--attributes", type=Path, help="CSV, see evaluate.py: do men stay men?")
+    parser.add_argument("--attributes", type=Path, nargs="+",
+                        help="tables of training and of test persons, see evaluate.py, that of "
+                        "training first: do men stay men?")  # fmt: skip
     parser.add_argument("--images", type=int, default=15000, help="first N to train on")
     parser.add_argument("--test_images", type=int, default=500, help="first N to measure on")
     parser.add_argument("--work", type=Path, default=Path("out/modes"), help="where runs are kept")

@@ -82,6 +82,7 @@ def test_of_ready_outputs_copies_are_found_as_their_inputs(workplace, script):
         (["--fakes", "few", "--direction", "BtoA", *FOLDERS], ["--fakes few: 1 outputs for 12"]),
         (["--fakes", "few"], ["--direction"]),
         (["--floors_only"], ["--domain_A_path"]),
+        (["--demo", *FOLDERS], ["--domain_A_path data/anime: --demo has images"]),
         ([*FOLDERS, "--attributes", "few/0.png"], ["--attributes few/0.png"]),
     ],
 )

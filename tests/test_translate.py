@@ -146,6 +146,7 @@ def change(path, **changes):
         (["--input", "liar.png", "--direction", "AtoB", "--output", "o"], ["none of 1"]),
         (["--input", "data", "--direction", "AtoB", "--output", "liar.png"], ["cannot be written"]),
         (["--domain_A_path", "none"], ["--domain_A_path none"]),
+        (["--demo", "--domain_B_path", "data"], ["--domain_B_path data: --demo has images"]),
         (["--domain_A_path", "data/person"], ["--domain_B_path", "same folder"]),
     ],
 )
