@@ -8,7 +8,6 @@ import argparse
 import os
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Sequence
-from typing import NoReturn
 
 import torch
 
@@ -18,7 +17,16 @@ from errors import UserError
 from faces import add_face_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
-from option_types import check_read, number, run_name, whole
+from option_types import (
+    OneLineParser,
+    check_read,
+    given_options,
+    make_parser,
+    number,
+    refuse_beside_demo,
+    run_name,
+    whole,
+)
 
 # What --demo changes: a net and a run that two CPU cores finish in about five minutes.
 DEMO_DEFAULTS = {
@@ -173,23 +181,7 @@ def resolve_amp(amp: str, gpu_ids: list[int]) -> str:
 # ---------------------------------------------------------------------------------- parsers
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None:  # the help text itself says what happens then
-            return action.help
-        return super()._get_help_string(action)
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help)")
-
-
-def make_parser(description: str) -> _OneLineParser:
-    return _OneLineParser(description=description, formatter_class=_Help, allow_abbrev=False)
-
-
-def _train_parser() -> _OneLineParser:
+def _train_parser() -> OneLineParser:
     parser = make_parser("Train a translation between anime faces (domain A) and persons (B).")
     dtn_options.add_options(parser)
 
@@ -294,7 +286,7 @@ def _train_parser() -> _OneLineParser:
     return parser
 
 
-def _test_parser() -> _OneLineParser:
+def _test_parser() -> OneLineParser:
     parser = make_parser("Translate anime faces to persons and back with a trained model.")
 
     add_model_options(parser)
@@ -320,7 +312,7 @@ def _test_parser() -> _OneLineParser:
     return parser
 
 
-def add_model_options(parser: _OneLineParser) -> None:
+def add_model_options(parser: OneLineParser) -> None:
     model = parser.add_argument_group("model (none of these: the newest run, else the published)")
     one = model.add_mutually_exclusive_group()
     one.add_argument("--ckpt", help="checkpoint: a file or folder of any layout in layouts.py")
@@ -332,7 +324,7 @@ def add_model_options(parser: _OneLineParser) -> None:
                        "where it tells none")
 
 
-def add_data_options(parser: _OneLineParser, data: argparse._ArgumentGroup) -> None:
+def add_data_options(parser: OneLineParser, data: argparse._ArgumentGroup) -> None:
     data.add_argument("--domain_A_path", default="data/anime", help="folder of anime faces")
     data.add_argument("--domain_B_path", default="data/person", help="folder of person faces")
     data.add_argument("--demo", action="store_true",
@@ -344,22 +336,6 @@ def add_data_options(parser: _OneLineParser, data: argparse._ArgumentGroup) -> N
     parser.add_argument("--gpu_ids",
                         help="for example 0,1,2,3, or -1 for the CPU; if not given: the first "
                         "GPU if there is one, else the CPU")
-
-
-def refuse_beside_demo(given: dict, *more: str) -> None:
-    """Raise UserError if --demo, which has images of its own, stands beside folders of images."""
-    for key in ("domain_A_path", "domain_B_path", *more):
-        if given.get("demo") and key in given:
-            raise UserError(f"--{key} {given[key]}: --demo has images and labels of its own; leave "
-                            "one of them out")  # fmt: skip
-
-
-def given_options(parser: _OneLineParser, argv: Sequence[str] | None = None) -> dict:
-    """The options that stand on the command line, without any default."""
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    parser._defaults.clear()
-    return vars(parser.parse_args(argv))
 
 
 # ----------------------------------------------------------------------------------- checks

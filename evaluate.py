@@ -21,14 +21,7 @@ import torch
 from torch import Tensor
 
 import metrics
-from arguments import (
-    add_data_options,
-    add_model_options,
-    given_options,
-    make_parser,
-    refuse_beside_demo,
-    resolve_gpu_ids,
-)
+from arguments import add_data_options, add_model_options, resolve_gpu_ids
 from attributes import by_group, read_attributes
 from batches import derived_generator, split_holdout, to_float, to_uint8
 from dataset import check_domains, find_images, load_folder
@@ -38,7 +31,7 @@ from errors import UserError, one_line_errors
 from files import atomic_write
 from generators import check_model, find_generators, load_generators
 from grids import save_grid
-from option_types import whole
+from option_types import given_options, make_parser, refuse_beside_demo, whole
 from translation_model import TranslationModel
 
 MOST_TRAINING_IMAGES = 15000  # per domain, evenly spaced: bounds memory and time

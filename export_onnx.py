@@ -33,13 +33,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from arguments import add_model_options, make_parser
+from arguments import add_model_options
 from batches import derived_generator
 from cyclegan_model import GENERATORS
 from errors import UserError, one_line_errors
 from files import atomic_write
 from generators import find_generators, load_generators, refuse_dtn
 from layouts import PUBLISHED
+from option_types import make_parser
 
 TOLERANCE = 1e-4  # of a range of 2
 STEPS = {"resnet": 4, "unet": 32}  # of the image size, where it is free; not of sagan, whose

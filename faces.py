@@ -26,7 +26,7 @@ from dataset import (
     unreadable_if_it_fails,
 )
 from errors import UserError, one_line_errors
-from option_types import number, whole
+from option_types import make_parser, number, whole
 
 # Of three bundled frontal cascades: a second face in none of 600 such squares (the default
 # one: in 5), and boxes that vary least in size.
@@ -152,8 +152,6 @@ def measure(folder: Path, count: int, cascade: str | None = None) -> dict[str, n
 
 @one_line_errors
 def main() -> None:
-    from arguments import make_parser  # which imports this module
-
     parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="pictures of faces, framed as for training")
     parser.add_argument("--cascade", metavar="FILE", help="in place of OpenCV's frontal one")

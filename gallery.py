@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from arguments import make_parser
 from errors import UserError, one_line_errors
 from files import atomic_write
 from gallery_data import find_runs, last_change, read_run, read_test_grids
-from option_types import run_name
+from option_types import make_parser, run_name
 
 RUNS, TESTS = Path("save_image"), Path("test_image")
 TEMPLATES = Path(__file__).resolve().parent / "templates"

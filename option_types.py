@@ -1,11 +1,44 @@
-"""Types of options: each turns text into a value, or says in one line what it must be."""
+"""The parser of all scripts, and types of options, which say in one line what a value must be."""
 
 import argparse
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from errors import UserError
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None:  # the help text itself says what happens then
+            return action.help
+        return super()._get_help_string(action)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def make_parser(description: str) -> OneLineParser:
+    return OneLineParser(description=description, formatter_class=_Help, allow_abbrev=False)
+
+
+def refuse_beside_demo(given: dict, *more: str) -> None:
+    """Raise UserError if --demo, which has images of its own, stands beside folders of images."""
+    for key in ("domain_A_path", "domain_B_path", *more):
+        if given.get("demo") and key in given:
+            raise UserError(f"--{key} {given[key]}: --demo has images and labels of its own; leave "
+                            "one of them out")  # fmt: skip
+
+
+def given_options(parser: OneLineParser, argv: Sequence[str] | None = None) -> dict:
+    """The options that stand on the command line, without any default."""
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    parser._defaults.clear()
+    return vars(parser.parse_args(argv))
 
 
 def whole(least: int, most: int = 2**53) -> Callable[[str], int]:

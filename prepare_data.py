@@ -33,7 +33,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from arguments import make_parser
 from celeba import (
     ATTRIBUTE_TABLES,
     IDENTITY_TABLES,
@@ -48,7 +47,7 @@ from errors import UserError, one_line_errors
 from faces import FaceDetector, add_face_options, face_detector
 from files import atomic_write
 from locks import alone_in
-from option_types import whole
+from option_types import make_parser, whole
 from picture_source import PictureSource
 
 REPORT = "report.json"

@@ -22,13 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from arguments import (
-    add_data_options,
-    given_options,
-    make_parser,
-    refuse_beside_demo,
-    resolve_gpu_ids,
-)
+from arguments import add_data_options, resolve_gpu_ids
 from attributes import read_column, read_table
 from batches import UnpairedBatches, derived_generator, split_holdout, to_float
 from dataset import CROPS, ImageArray, check_domains, load_folder
@@ -37,7 +31,7 @@ from demo_truth import factor_labels
 from encoder import Encoder, save_encoder
 from errors import UserError, one_line_errors
 from files import refuse_unwritable
-from option_types import number, whole
+from option_types import given_options, make_parser, number, refuse_beside_demo, whole
 
 DEMO = Path("data/demo")
 DEMO_DEFAULTS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from arguments import add_model_options, make_parser
+from arguments import add_model_options
 from batches import derived_generator
 from cyclegan_model import GENERATORS
 from errors import UserError, one_line_errors
@@ -28,6 +28,7 @@ from generators import (
     shape_options,
 )
 from layouts import PUBLISHED, PUBLISHED_FORMAT, Found
+from option_types import make_parser
 
 MOST_BYTES = 16 << 20  # of one file: a repository keeps every version for ever
 
