@@ -183,12 +183,14 @@ def hold_out(
         if held["B"].any():
             return held, "split"
         identities = read_column(Path(opt.attributes), "identity")
-        people = sorted({identities[stem] for stem in stems["B"] if stem in identities})
-        if len(people) > 1:
-            order = torch.randperm(len(people), generator=derived_generator(opt.seed, "identities"))
-            strangers = {people[i] for i in order[: max(1, len(people) // 10)]}
-            held["B"] = torch.tensor([identities.get(stem) in strangers for stem in stems["B"]])
+        # Of all people in the table: a part of the images then has the same strangers.
+        people = sorted(set(identities.values()))
+        order = torch.randperm(len(people), generator=derived_generator(opt.seed, "identities"))
+        strangers = {people[i] for i in order[: max(1, len(people) // 10)]}
+        held["B"] = torch.tensor([identities.get(stem) in strangers for stem in stems["B"]])
+        if held["B"].any() and not held["B"].all():
             return held, "identity"
+        held["B"][:] = False
     for domain in DOMAINS:
         known = torch.nonzero(labels[domain].known()).flatten()
         if len(known) > 1:
