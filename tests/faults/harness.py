@@ -180,17 +180,21 @@ def serve():
     import torchvision.utils  # noqa: F401
 
     import demo_faces
+    import evaluate
     import gallery
     import metrics
     import prepare_data
+    import pretrain_encoder
+    import publish
     import test
     import train
 
     torch.set_num_threads(1)
     gallery.environment().get_template("viewer.html")
     metrics.COLLAPSE_SPREAD, metrics.COLLAPSE_DUPLICATES = -1, 2  # nets this small always are
-    scripts = {module.__name__: module
-               for module in (gallery, prepare_data, test, train)}  # fmt: skip
+    scripts = {module.__name__: module for module in (
+        evaluate, gallery, prepare_data, pretrain_encoder, publish, test, train,
+    )}  # fmt: skip
     scripts["make_demo"] = SimpleNamespace(
         main=lambda: demo_faces.make_demo(Path("demo"), count=4, test_count=3, image_size=32)
     )

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,28 @@ def test_processes_of_their_own_that_are_killed_go_on_too(server, unbroken):
         COUNTS["kills survived"] += 1
     finish(server, cwd)
     assert_same_run(unbroken, cwd)
+
+
+FOLDERS = ("--domain_A_path", "../data/anime", "--domain_B_path", "../data/person",
+           "--cache_dir", "cache", "--image_size", "24")  # fmt: skip
+HERE = ("--name", "run", "--gpu_ids", "-1")
+
+
+@pytest.mark.parametrize("script, flags", [
+    ("test", (*HERE, "--cache_dir", "cache", "--output", "out")),
+    ("gallery", ()),
+    ("publish", (*HERE[:2], "--output", "out")),
+    ("evaluate", ("--floors_only", *FOLDERS)),
+    ("pretrain_encoder", (*FOLDERS, *HERE[2:], "--steps", "1", "--batch_size", "4", "--width", "2",
+                          "--dim", "4", "--output", "f.pth")),
+])  # fmt: skip
+def test_what_a_killed_script_left_is_gone_after_the_same_call(server, unbroken, script, flags):
+    cwd = unbroken.parent / script
+    shutil.copytree(unbroken, cwd)
+    code, output = server.run(cwd, script, *flags, trap=("replace", 1))
+    assert code == -signal.SIGKILL and len([*cwd.rglob("*.tmp")]) == 1, output
+    code, output = server.run(cwd, script, *flags)
+    assert code == 0 and not [*cwd.rglob("*.tmp")], output
 
 
 DRAWING = ("draw", "write demo", "write picture", "replace", "unlink")

@@ -180,7 +180,7 @@ def test_strays_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path
     )
     with atomic_write(tmp_path / "x"):  # the name that is looked for is the one that is written
         (written,) = tmp_path.glob(".x*")
-        assert locks.TEMPORARY.fullmatch(written.name)[1] == str(os.getpid())
+        assert locks.TEMPORARY.fullmatch(written.name).groups() == ("x", str(os.getpid()))
 
 
 def test_where_the_file_system_has_no_locks_it_is_said_and_work_goes_on(
