@@ -60,7 +60,9 @@ def run_and_kill(server, cwd, event, number, *command):
     if event != "at some time":
         return server.run(cwd, *command, trap=(event, number))
     pid = server.start(cwd, *command)
-    time.sleep(number)
+    waited = time.monotonic() + number
+    while time.monotonic() < waited and server.lives(pid):
+        time.sleep(min(0.01, number))
     os.kill(pid, signal.SIGKILL)
     return server.wait(pid)
 
