@@ -30,7 +30,7 @@ from demo_drawing import (
 )
 from errors import UserError, one_line_errors
 from files import atomic_write
-from locks import alone_in, remove_strays
+from locks import alone_in, remove_strays, sweep
 
 DRAWING_VERSION = 1  # raise it when the pictures change: finished sets are then redrawn
 MARK = b"demo_faces"  # in the header of every picture: no other file is ever overwritten
@@ -69,7 +69,7 @@ def make_demo(
 
     try:
         if is_finished():
-            return
+            return sweep(folder)  # whoever drew it may have been killed after its last write
         with alone_in(folder, str(folder), wait=True):
             if not is_finished():
                 _draw(folder, seed, count, test_count, image_size)

@@ -12,6 +12,7 @@ import torch
 
 import archives
 from errors import UserError
+from locks import remove_strays_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's part of it, a file
 LONGEST_NAME = 200  # bytes of a file name that get a prefix and a suffix while it is written
@@ -35,8 +36,9 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` when the block ends, and only if it ends well.
 
     durable: it also outlives a power cut from then on, for which the disk is waited for.
-    Makes missing parent folders. Raises UserError, with the old file intact, when the disk is full
-    or the folder cannot be written.
+    Makes missing parent folders, and removes what earlier processes that were killed had begun.
+    Raises UserError, with the old file intact, when the disk is full or the folder cannot be
+    written.
     """
     path = Path(path)
     name = path.name
@@ -45,6 +47,7 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_strays_of(path.with_name(name))
         with open(temporary, "wb") as file:
             yield file
             file.flush()

@@ -4,6 +4,7 @@ The lock is flock's on the folder's file `.lock`, which names its holder; the ke
 however the process ends. Windows has no flock: everything there goes on without locks.
 """
 
+import functools
 import os
 import re
 import socket
@@ -19,7 +20,7 @@ except ImportError:  # Windows
 
 from errors import UserError
 
-TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # how files.atomic_write names them: PID in the end
+TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")  # how files.atomic_write names them: NAME, PID
 
 
 @contextmanager
@@ -97,11 +98,33 @@ def _acquire(path: Path, user: str, wait: bool) -> int | None:
 
 def remove_strays(folder: Path) -> None:
     """Remove the temporary files of processes that were killed; only for who holds a lock on it."""
-    if fcntl is None:
-        return
-    for path in Path(folder).glob(".*.tmp"):
-        match = TEMPORARY.fullmatch(path.name)
-        if match and not _lives(int(match[1])):
+    for strays in _temporaries(folder).values():
+        _remove_of_the_dead(strays)
+
+
+def remove_strays_of(path: Path) -> None:
+    """Remove what killed processes left of a file that is about to be written, without a lock.
+
+    Of that file only: where a disk is shared, the processes of another machine look dead.
+    """
+    _remove_of_the_dead(_listed_once(path.parent.absolute()).pop(path.name, []))
+
+
+def _temporaries(folder: Path) -> dict[str, list[Path]]:
+    """The temporary files in a folder, by what they were to become; none where nobody has locks."""
+    found: dict[str, list[Path]] = {}
+    for path in Path(folder).glob(".*.tmp") if fcntl else ():
+        if match := TEMPORARY.fullmatch(path.name):
+            found.setdefault(match[1], []).append(path)
+    return found
+
+
+_listed_once = functools.cache(_temporaries)  # listing a folder per picture would take hours
+
+
+def _remove_of_the_dead(temporaries: list[Path]) -> None:
+    for path in temporaries:
+        if not _lives(int(TEMPORARY.fullmatch(path.name)[2])):
             with suppress(OSError):
                 path.unlink()
 

@@ -28,6 +28,10 @@ def pytest_terminal_summary(terminalreporter):
     if COUNTS:
         line = ", ".join(f"{name}: {number:,}" for name, number in sorted(COUNTS.items()))
         terminalreporter.write_line(f"faults -- {line}")
+    skipped = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())
+                      if "tests/faults/" in report.nodeid)  # fmt: skip
+    for reason, number in skipped.items():
+        terminalreporter.write_line(f"faults -- NOT ATTACKED ({number} tests): {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -43,8 +43,10 @@ def without_time(records):
 
 
 def assert_same_run(a, b):
+    for folder in ("model_ckpt", "save_image"):
+        assert sorted(os.listdir(f"{folder}/{a}")) == sorted(os.listdir(f"{folder}/{b}"))
     one, two = load(a), load(b)
-    for part in ("model", "epoch", "batch", "totals"):
+    for part in ("model", "epoch", "batch", "totals", "best", "data"):
         assert same(one[part], two[part]), part
     assert without_time(log(a)) == without_time(log(b))
     for grid in sorted(os.listdir(f"save_image/{a}")):

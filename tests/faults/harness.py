@@ -15,6 +15,7 @@ there. Events:
 """
 
 import builtins
+import ctypes
 import io
 import json
 import os
@@ -153,6 +154,10 @@ class Server:
         self.running.discard(pid)
         return code, self.output(pid)
 
+    def lives(self, pid):
+        """Whether a process has not ended yet; it is to be waited for all the same."""
+        return not self.ask(ended=pid)
+
     def output(self, pid):
         """What a process has printed so far."""
         path = Path(self.outputs.name, str(pid))
@@ -180,17 +185,22 @@ def serve():
     import torchvision.utils  # noqa: F401
 
     import demo_faces
+    import evaluate
     import gallery
     import metrics
     import prepare_data
+    import pretrain_encoder
+    import publish
     import test
     import train
 
     torch.set_num_threads(1)
     gallery.environment().get_template("viewer.html")
     metrics.COLLAPSE_SPREAD, metrics.COLLAPSE_DUPLICATES = -1, 2  # nets this small always are
-    scripts = {module.__name__: module
-               for module in (gallery, prepare_data, test, train)}  # fmt: skip
+    prepare_data.CHUNK, prepare_data.SAVE_SECONDS = 8, 0  # or 120 pictures have one report
+    scripts = {module.__name__: module for module in (
+        evaluate, gallery, prepare_data, pretrain_encoder, publish, test, train,
+    )}  # fmt: skip
     scripts["make_demo"] = SimpleNamespace(
         main=lambda: demo_faces.make_demo(Path("demo"), count=4, test_count=3, image_size=32)
     )
@@ -198,6 +208,9 @@ def serve():
         request = json.loads(line)
         if "wait" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        elif "ended" in request:
+            look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            answer = os.waitid(os.P_PID, request["ended"], look) is not None
         elif "stopped" in request:
             answer = os.WIFSTOPPED(os.waitpid(request["stopped"], os.WUNTRACED)[1])
         else:
@@ -210,6 +223,8 @@ def serve():
 def run_child(main, request):
     """Be the process that was asked for; never returns."""
     code = 1
+    if sys.platform == "linux":  # a stopped process would outlive tests that are killed
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: as soon as the server ends
     try:
         output = os.open(f"{request['out']}/{os.getpid()}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         nothing = os.open(os.devnull, os.O_RDONLY)

@@ -2,11 +2,13 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import count
 
 import pytest
 import torch
@@ -26,9 +28,13 @@ from harness import (
     make_pictures,
 )
 
+from encoder import Encoder, save_encoder
+
 BUILDING = ("decode", "write cache", "write index")
 TRAINING = ("step", "fsync", "replace", "unlink", "write checkpoint", "write grid", "write log",
             "write options", "write page", "at some time")  # fmt: skip
+AT_ANY_MOMENT, AT_A_LOCK, OF_THEIR_OWN, OF_A_DTN = 48, 1, 2, 4
+TRAININGS_KILLED = AT_ANY_MOMENT + AT_A_LOCK + OF_THEIR_OWN + OF_A_DTN  # README says how many
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,9 @@ def run_and_kill(server, cwd, event, number, *command):
     if event != "at some time":
         return server.run(cwd, *command, trap=(event, number))
     pid = server.start(cwd, *command)
-    time.sleep(number)
+    waited = time.monotonic() + number
+    while time.monotonic() < waited and server.lives(pid):
+        time.sleep(min(0.01, number))
     os.kill(pid, signal.SIGKILL)
     return server.wait(pid)
 
@@ -76,26 +84,33 @@ def finish(server, cwd, *flags):
 
 
 def test_killed_at_any_moment_and_resumed_equals_unbroken_to_the_bit(server, unbroken, long):
-    chance, survived = random.Random(0), Counter()
+    chance, survived, missed = random.Random(0), Counter(), Counter()
     often, seconds = events(unbroken), float((unbroken / "seconds").read_text())
-    wanted = 500 if long else 48
-    while survived.total() < wanted:
-        story = len(list(unbroken.parent.iterdir()))
-        assert story < 2 * wanted, f"something never happens: {survived}"
+    # A story each for the first and the last time of everything, then stories by chance.
+    places = [(event, number) for event in (*BUILDING, *TRAINING[:-1])
+              for number in (1, often[event])]  # fmt: skip
+    wanted = 500 if long else AT_ANY_MOMENT
+    for story in count():
+        if survived.total() == wanted:
+            break
+        assert story < len(places) + 2 * wanted, f"something never happens: {survived}"
         cwd = unbroken.parent / f"{story}"
-        flags = SAVE_EVERY_STEP if story % 2 else ()
-        trail = []
-        for kills in range(chance.randint(2, 8)):
+        flags = SAVE_EVERY_STEP if story % 2 else ()  # the last times are those of many saves
+        planned, trail = places[story : story + 1], []
+        most = len(planned) or chance.randint(2, 8)
+        for kills in range(min(most, wanted - survived.total())):
             whole_cache = len(list(cwd.glob("cache/*.json"))) == 2
             possible = TRAINING if whole_cache else BUILDING + TRAINING
             event = min(possible, key=lambda event: (survived[event], chance.random()))
-            # What comes after a kill is shorter by what was saved.
-            part = chance.random() / (kills + 1)
+            # What comes after a kill is shorter by what was saved; the machine may be faster now.
+            part = chance.random() / (kills + 1 + missed[event])
             number = part * seconds if event == "at some time" else 1 + int(part * often[event])
+            event, number = planned[0] if planned else (event, number)
             trail.append((event, number))
             command = next_command(cwd, *flags)
             code, output = run_and_kill(server, cwd, event, number, *command)
-            assert code in (0, -signal.SIGKILL), (trail, output)
+            assert code == -signal.SIGKILL or code == 0 and not planned, (trail, output)
+            missed[event] = 0 if code else missed[event] + 1
             if code == 0:
                 break
             survived[event] += 1
@@ -105,7 +120,7 @@ def test_killed_at_any_moment_and_resumed_equals_unbroken_to_the_bit(server, unb
         except AssertionError as error:
             raise AssertionError(f"{cwd} after {trail}: {error}") from error
     assert survived.keys() == {*BUILDING, *TRAINING}
-    COUNTS["kills survived"] += survived.total()
+    COUNTS["trainings killed"] += survived.total()
 
 
 def test_killed_while_giving_back_the_finished_cache_leaves_no_lock_behind(server, unbroken):
@@ -113,7 +128,7 @@ def test_killed_while_giving_back_the_finished_cache_leaves_no_lock_behind(serve
     trap = ("unlink", 2)  # that of the cache's lock, when the second folder's images are there
     code, output = server.run(cwd, *next_command(cwd), trap=trap)
     assert code == -signal.SIGKILL and (cwd / "cache/.lock").exists(), output
-    COUNTS["kills survived"] += 1
+    COUNTS["trainings killed"] += AT_A_LOCK
     finish(server, cwd)
     assert_same_run(unbroken, cwd)
 
@@ -126,7 +141,7 @@ def test_processes_of_their_own_that_are_killed_go_on_too(server, unbroken):
             "metrics.COLLAPSE_SPREAD, metrics.COLLAPSE_DUPLICATES = -1, 2\n"
             "train.main()")  # fmt: skip
     saved = cwd / "model_ckpt/run/latest.pth"
-    for _ in range(2):
+    for _ in range(OF_THEIR_OWN):
         _, *flags = next_command(cwd)
         process = subprocess.Popen(
             [sys.executable, "-c", code, *flags], cwd=cwd, env=env,
@@ -140,9 +155,53 @@ def test_processes_of_their_own_that_are_killed_go_on_too(server, unbroken):
             time.sleep(0.001)
         process.kill()
         assert process.wait(HANG) == -signal.SIGKILL
-        COUNTS["kills survived"] += 1
+        COUNTS["trainings killed"] += 1
     finish(server, cwd)
     assert_same_run(unbroken, cwd)
+
+
+DTN = ("--model dtn --f_encoder ../f.pth --domain_A_path ../data/anime --domain_B_path "
+       "../data/person --cache_dir cache --image_size 32 --discriminator patch --ngf 2 --ndf 2 "
+       "--batch_size 18 --holdout 6 --niter 2 --niter_decay 1 --ckpt_num 2 --amp off "
+       "--num_workers 0 --gpu_ids -1 --name run").split()  # fmt: skip
+
+
+def test_a_dtn_that_is_killed_again_and_again_equals_unbroken_to_the_bit(server, unbroken):
+    save_encoder(unbroken.parent / "f.pth", Encoder(2, 6, 32))
+    one, two = (unbroken.parent / name for name in ("dtn", "killed_dtn"))
+    code, output = server.run(one, "train", *DTN)
+    assert code == 0, output
+    command = ("train", *DTN, *SAVE_EVERY_STEP)
+    for trap in (("step", 2), ("write checkpoint", 3), ("write grid", 1), ("write log", 1)):
+        code, output = server.run(two, *command, trap=trap)
+        assert code == -signal.SIGKILL, (trap, output)
+        COUNTS["trainings killed"] += 1
+        command = ("train", *RESUME)
+    finish(server, two)
+    assert_same_run(one, two)
+
+
+FOLDERS = ("--domain_A_path", "../data/anime", "--domain_B_path", "../data/person",
+           "--cache_dir", "cache", "--image_size", "24")  # fmt: skip
+HERE = ("--name", "run", "--gpu_ids", "-1")
+
+
+@pytest.mark.parametrize("script, flags", [
+    ("test", (*HERE, "--cache_dir", "cache", "--output", "out")),
+    ("gallery", ()),
+    ("publish", (*HERE[:2], "--output", "out")),
+    ("evaluate", ("--floors_only", *FOLDERS)),
+    ("pretrain_encoder", (*FOLDERS, *HERE[2:], "--steps", "1", "--batch_size", "4", "--width", "2",
+                          "--dim", "4", "--output", "f.pth")),
+])  # fmt: skip
+def test_what_a_killed_script_left_is_gone_after_the_same_call(server, unbroken, script, flags):
+    cwd = unbroken.parent / script
+    shutil.copytree(unbroken, cwd)
+    code, output = server.run(cwd, script, *flags, trap=("replace", 1))
+    assert code == -signal.SIGKILL and len([*cwd.rglob("*.tmp")]) == 1, output
+    COUNTS["other scripts killed"] += 1
+    code, output = server.run(cwd, script, *flags)
+    assert code == 0 and not [*cwd.rglob("*.tmp")], output
 
 
 DRAWING = ("draw", "write demo", "write picture", "replace", "unlink")
@@ -164,14 +223,26 @@ def test_killed_drawing_or_preparing_and_begun_again_gives_the_same_files(
     chance = random.Random(script)
     code, output = server.run(tmp_path / "unbroken", *command)
     assert code == 0, output
-    often = events(tmp_path / "unbroken")
-    for kind in kinds * (20 if long else 1):
-        cwd = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        for _ in range(2):
-            trap = kind, chance.randint(1, often[kind])
+    often, outputs = events(tmp_path / "unbroken"), ""
+    places = [(kind, number) for kind in kinds for number in (1, often[kind])]
+    if long:
+        places += [(kind, chance.randint(1, often[kind])) for kind in kinds * 20]
+    for number, place in enumerate(places):
+        cwd = tmp_path / f"{number}"
+        for trap in (place, (place[0], chance.randint(1, often[place[0]]))):
             code, output = server.run(cwd, *command, trap=trap)
-            assert code in (0, -signal.SIGKILL), (trap, output)
-            COUNTS["kills survived"] += code < 0
+            assert code == -signal.SIGKILL or code == 0 and trap is not place, (trap, output)
+            outputs += output
+            COUNTS["other scripts killed"] += code < 0
+            if script == "prepare_data":  # which does not wait for the disk for each picture
+                for path in sorted(cwd.glob("out/*.png"))[:1]:
+                    path.write_bytes(b"")
         code, output = server.run(cwd, *command)
         assert code == 0, (trap, output)
         assert files(cwd) == files(tmp_path / "unbroken"), trap
+    assert script != "prepare_data" or "goes on after" in outputs
+
+
+def test_readme_tells_how_often_a_training_is_killed():
+    for name, words in (("README.md", "times"), ("README_zh.md", "次")):
+        assert f"{TRAININGS_KILLED} {words} SIGKILL" in (ROOT / name).read_text("utf-8")
