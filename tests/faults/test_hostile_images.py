@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import COUNTS
-from hostile_files import mutated, run_state
+from hostile_files import child, mutated, run_state
 from hostile_images import MODES, bomb, gif_of_frames, png, png_chunk, saved, tiff, tiff_of
 
 import dataset
@@ -87,22 +87,14 @@ def read(path: Path) -> str | None:
     assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8
 
 
-def child(code: str, *args) -> str:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code, *map(str, args)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 MEASURE = """
-import sys; from pathlib import Path; from hostile_files import resident_mb
+import sys; from pathlib import Path; from hostile_files import peak_mb
 from dataset import UnreadableImage, load_image
-load_image(Path(sys.argv[1]), 64); start = resident_mb()
+load_image(Path(sys.argv[1]), 64); start = peak_mb(forget=True)
 for path in sys.argv[2:]:
     try: load_image(Path(path), 64)
     except UnreadableImage: pass
-print(resident_mb() - start)
+print(peak_mb() - start)
 """
 
 
