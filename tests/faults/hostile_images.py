@@ -83,7 +83,8 @@ def fuzz_images(count: int) -> dict:
     for _, content in files:  # all decoders are there before memory is measured
         Path("warm").write_bytes(content)
         load_image(Path("warm"), 8)
-        open_image(Path("warm")).convert("RGB")
+        with open_image(Path("warm")) as image:
+            image.convert("RGB")
     start = peak_mb(forget=True)
     for number in range(count):
         kind, content = files[number % len(files)]
