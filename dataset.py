@@ -167,10 +167,12 @@ class PixelsInMemory:
     """Threads that decode images wait for each other, so that they hold `most` pixels in all."""
 
     def __init__(self, most: int) -> None:
-        self.free, self.changed = most, threading.Condition()
+        self.most = self.free = most
+        self.changed = threading.Condition()
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
+        pixels = min(pixels, self.most)  # what is larger than all would wait for ever
         with self.changed:
             self.changed.wait_for(lambda: self.free >= pixels)
             self.free -= pixels
