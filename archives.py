@@ -19,15 +19,19 @@ from typing import BinaryIO, NamedTuple
 DIGEST = b"sha256="  # and 64 digits: the archive's comment, which torch passes over
 COMMENT_BYTES = len(DIGEST) + 64
 LEGACY_START = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # of torch before 1.6
-MOST_RECORDS = 100_000
-MOST_PICKLE_BYTES = 4 << 20  # of names, sizes and plain values; usual are 0.1 MB
+# What is made of these takes far more memory than they do: below 64 MB with all at their most.
+MOST_DIRECTORY_BYTES = 1 << 20  # each record is kept with its name; usual are 0.2 MB
+MOST_PICKLE_BYTES = 2 << 20  # of names, sizes and plain values; usual are 0.1 MB
+MOST_OPERATIONS = 200_000  # each makes an object or refers to one; usual are 25,000
 MOST_VIEWS = 4  # times a file's size: what its tensors may hold in all, sharing storages
+MOST_SIDES = 64
 DEEPEST_TUPLE = 8  # Python hashes tuples by recursion, without a limit
 CHUNK = 1 << 20
 STORAGES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2,
             "Char": 1, "Byte": 1, "Bool": 1, "ComplexFloat": 8, "ComplexDouble": 16}  # fmt: skip
 TENSOR, PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
-CALLED = {TENSOR, PARAMETER, "collections OrderedDict", "torch Size"}
+ORDERED, SIZE = "collections OrderedDict", "torch Size"
+CALLED = {TENSOR, PARAMETER, ORDERED, SIZE}
 KNOWN = CALLED | {f"torch {kind}Storage" for kind in STORAGES}
 VALUES = {"BINUNICODE", "SHORT_BINSTRING", "BINSTRING", "BININT", "BININT1", "BININT2", "LONG1",
           "BINFLOAT"}  # fmt: skip
@@ -54,6 +58,15 @@ class _Storage(NamedTuple):
 
 class _Tuple(tuple):
     depth = 1
+
+
+class _Filled:
+    """A list or dict. It is copied where a call takes it, which a few bytes could ask for often."""
+
+    __slots__ = ("copied",)
+
+    def __init__(self) -> None:
+        self.copied = False
 
 
 class _Record(NamedTuple):
@@ -135,7 +148,8 @@ def _check_archive(file: BinaryIO, size: int) -> None:
         raise Damaged("it holds no data.pkl")
     if pickle.size > MOST_PICKLE_BYTES:
         raise Damaged(f"its names and plain values fill {pickle.size / 2**20:.0f} MB")
-    for storage in _Pickle(b"".join(_chunks(file, *pickle[:2])), size).storages.values():
+    content = _operations(b"".join(_chunks(file, *pickle[:2])))
+    for storage in _Pickle(content, size).storages.values():
         # More would be read from beyond the record.
         if sizes.get(storage.key) != storage.size * storage.item:
             raise Damaged(f"its record data/{storage.key} is not of the size that was declared")
@@ -166,8 +180,10 @@ def _directory(file: BinaryIO, end: int) -> dict[str, _Record]:
             raise Damaged("its directory is not where it should be")
         fields = struct.unpack("<QHHLLQQQQ", _at(file, end + 4, 52))
         disk, first, here, count, length, offset = fields[3:]
-    if disk or first or here != count or offset + length != end or count > MOST_RECORDS:
+    if disk or first or here != count or offset + length != end:
         raise Damaged("its directory is not as torch writes it")
+    if length > MOST_DIRECTORY_BYTES:
+        raise Damaged("its records are too many")
     directory, place = _at(file, offset, length), 0
     records: dict[str, _Record] = {}
     seen, behind = set(), 0  # the end of the record before
@@ -235,7 +251,8 @@ def _chunks(file: BinaryIO, start: int, length: int) -> Iterator[bytes]:
 def _check_legacy(file: BinaryIO, size: int) -> None:
     """Five pickles, of which the fourth is the content and the fifth its storages' order."""
     file.seek(0)
-    pickles = [_Pickle(file, size) for _ in range(5)]
+    operations = _operations(*[file] * 5)  # the bounds are those of all together
+    pickles = [_Pickle(operations, size) for _ in range(5)]
     storages, keys = pickles[3].storages, pickles[4].strings
     if sorted(storages) != sorted(keys):
         raise Damaged("its list of storages is not that of its tensors")
@@ -251,6 +268,17 @@ def _check_legacy(file: BinaryIO, size: int) -> None:
 # ---- pickles -----------------------------------------------------------------------------------
 
 
+def _operations(*sources: bytes | BinaryIO) -> Iterator[tuple[str, object]]:
+    """Name and argument of each operation of pickles, one pickle behind the other."""
+    number = 0
+    for source in sources:
+        for operation, value, place in pickletools.genops(source):
+            number += 1
+            if place > MOST_PICKLE_BYTES or number > MOST_OPERATIONS:
+                raise Damaged("its names and plain values are too many")
+            yield operation.name, value
+
+
 class _Pickle:
     """Goes through a pickle as torch will, but makes nothing: only tuples, numbers and strings.
 
@@ -258,10 +286,11 @@ class _Pickle:
     strings   all strings in it
 
     Raises Damaged where a tensor does not lie within its storage, HoldsObjects where anything is
-    named that torch's own files of tensors and plain values do not name.
+    named that torch's own files of tensors and plain values do not name. Takes what `_operations`
+    gives, up to its end or that of the pickle.
     """
 
-    def __init__(self, source: bytes | BinaryIO, file_size: int) -> None:
+    def __init__(self, operations: Iterator[tuple[str, object]], file_size: int) -> None:
         self.storages: dict[str, _Storage] = {}
         self.strings: list[str] = []
         self.stack: list = []
@@ -275,10 +304,7 @@ class _Pickle:
             return items
 
         try:
-            for operation, value, place in pickletools.genops(source):
-                name = operation.name
-                if place > MOST_PICKLE_BYTES:
-                    raise Damaged("its names and plain values are too many")
+            for name, value in operations:
                 if name in VALUES:
                     stack.append(value)
                     if isinstance(value, str):
@@ -289,8 +315,10 @@ class _Pickle:
                     stack.append(memo[value])
                 elif name == "MARK":
                     marks.append(len(stack))
-                elif name in ("NONE", "NEWTRUE", "NEWFALSE", "EMPTY_LIST", "EMPTY_DICT"):
+                elif name in ("NONE", "NEWTRUE", "NEWFALSE"):
                     stack.append(OPAQUE)
+                elif name in ("EMPTY_LIST", "EMPTY_DICT"):
+                    stack.append(_Filled())
                 elif name == "TUPLE":
                     stack.append(self.tuple(pop_mark()))
                 elif name in ("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
@@ -299,8 +327,12 @@ class _Pickle:
                     stack.append(self.tuple(items[::-1]))
                 elif name in ("SETITEMS", "APPENDS"):
                     pop_mark()
-                elif name in ("APPEND", "BUILD", "SETITEM"):
+                elif name in ("APPEND", "SETITEM"):
                     del stack[-2 if name == "SETITEM" else -1 :]
+                elif name == "BUILD":  # of an OrderedDict, whose attributes are a dict
+                    self.copy(stack.pop())
+                    if type(stack[-1]) is not _Filled:
+                        raise HoldsObjects("a call")
                 elif name == "GLOBAL":
                     if value not in KNOWN:
                         raise HoldsObjects(value.replace(" ", "."))
@@ -311,10 +343,10 @@ class _Pickle:
                     arguments, function = stack.pop(), stack.pop()
                     if type(function) is not _Name or function not in CALLED:
                         raise HoldsObjects("a call")
-                    if function == TENSOR:
-                        self.tensor(*arguments)
-                    stack.append(OPAQUE)
-                elif name not in ("PROTO", "STOP"):
+                    stack.append(self.call(function, arguments))
+                elif name == "STOP":
+                    break
+                elif name != "PROTO":
                     raise HoldsObjects(name)
         except (HoldsObjects, Damaged):
             raise
@@ -323,10 +355,30 @@ class _Pickle:
 
     def tuple(self, items: list) -> _Tuple:
         made = _Tuple(items)
-        made.depth = 1 + max((item.depth for item in items if type(item) is _Tuple), default=0)
-        if made.depth > DEEPEST_TUPLE:
+        depth = 1 + max((item.depth for item in items if type(item) is _Tuple), default=0)
+        if depth > DEEPEST_TUPLE:
             raise Damaged("its tuples are nested too deep")
+        if depth > 1:  # an attribute takes more memory than the tuple
+            made.depth = depth
         return made
+
+    def call(self, function: str, arguments: tuple) -> object:
+        if function == TENSOR:
+            self.tensor(*arguments)
+        elif function == SIZE:
+            (sides,) = arguments
+            if type(sides) is not _Tuple or len(sides) > MOST_SIDES:
+                raise Damaged("a shape in it is not possible")
+        elif function == ORDERED:  # of a list, in files that Python 2 wrote
+            for items in arguments:
+                self.copy(items)
+            return _Filled()
+        return OPAQUE
+
+    def copy(self, filled: object) -> None:
+        if type(filled) is not _Filled or filled.copied:
+            raise Damaged("it copies what is not a list or a dict, or does it twice")
+        filled.copied = True
 
     def storage(self, described: tuple) -> _Storage:
         kind, number_type, key, _, size, *view = described
@@ -339,7 +391,7 @@ class _Pickle:
         return storage
 
     def tensor(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_) -> None:
-        count = math.prod(shape) if all(map(_whole, shape)) and len(shape) <= 64 else -1
+        count = math.prod(shape) if all(map(_whole, shape)) and len(shape) <= MOST_SIDES else -1
         if (count < 0 or not all(map(_whole, (offset, *strides))) or len(strides) != len(shape)
                 or type(storage) is not _Storage or offset > storage.size):  # fmt: skip
             raise Damaged("a tensor in it has no possible shape")

@@ -246,7 +246,7 @@ def _train_parser() -> OneLineParser:
     nets.add_argument("--generator", choices=("resnet", "unet", "sagan"), default="resnet",
                       help="sagan is the original author's, through a 100-vector")
     nets.add_argument("--ngf", type=whole(1, 1 << 16), default=64, help="width of the generators")
-    nets.add_argument("--n_blocks", type=whole(0, 1000), default=6,
+    nets.add_argument("--n_blocks", type=whole(0, 100), default=6,
                       help="residual blocks of the resnet generator")
     nets.add_argument("--discriminator", choices=("sagan", "patch"),
                       help="if not given: patch for wgan and wgangp, as in the original, else "

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,10 +35,14 @@ PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 CELEBA_SIZE = (178, 218)
 CELEBA_BOX = (25, 47, 153, 175)  # left, top, right, bottom: tight around the aligned face
 CACHE_FORMAT = 1  # raise it when load_image changes what it returns
+TILE = 1024  # side of what is converted at once
 CHUNK = 256  # images decoded ahead of the writer: bounds the memory of a build
 
 # Pillow warns of odd metadata and large sizes; a file that cannot be read gets one line from us.
 warnings.filterwarnings("ignore", module="PIL")
+
+# Blocks of over 32 MB are given back by malloc; of Pillow's own 16 MB each thread keeps hundreds.
+Image.core.set_block_size(64 << 20)
 
 
 # ---- files -------------------------------------------------------------------------------------
@@ -153,22 +159,51 @@ def load_image(path: Path, image_size: int, crop: str = "center") -> np.ndarray:
 
     `crop` as for `crop_box`. Raises UnreadableImage, whatever Pillow raised.
     """
-    image = open_image(path)
-    return cut_square(image, crop_box(image.size, crop), image_size)
+    with open_image(path) as image:
+        return cut_square(image, crop_box(image.size, crop), image_size)
 
 
-def open_image(file: Path | BinaryIO) -> Image.Image:
+class PixelsInMemory:
+    """Threads that decode images wait for each other, so that they hold `most` pixels in all."""
+
+    def __init__(self, most: int) -> None:
+        self.most = self.free = most
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        pixels = min(pixels, self.most)  # what is larger than all would wait for ever
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= pixels)
+            self.free -= pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += pixels
+                self.changed.notify_all()
+
+
+IN_MEMORY = PixelsInMemory(MAX_PIXELS)
+
+
+@contextmanager
+def open_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
     """Decode the first frame of an image file, in its own mode, upright by its EXIF orientation.
 
-    Raises UnreadableImage, whatever Pillow raised.
+    Other threads wait where their images and this one have over MAX_PIXELS together, until the
+    block ends; so it must open no other image. Raises UnreadableImage, whatever Pillow raised.
     """
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise UnreadableImage("it is no regular file")  # a pipe or a device may never end
-    with unreadable_if_it_fails(), Image.open(file, formats=PILLOW_FORMATS) as image:
-        width, height = image.size
-        if not 0 < width * height <= MAX_PIXELS:
-            raise ValueError(f"{width}x{height} pixels, accepted are 1 to {MAX_PIXELS}")
-        return ImageOps.exif_transpose(image)
+    with ExitStack() as held:
+        with unreadable_if_it_fails(), Image.open(file, formats=PILLOW_FORMATS) as image:
+            width, height = image.size
+            if not 0 < width * height <= MAX_PIXELS:
+                raise ValueError(f"{width}x{height} pixels, accepted are 1 to {MAX_PIXELS}")
+            held.enter_context(IN_MEMORY.hold(width * height))
+            image = ImageOps.exif_transpose(image)
+        yield image
 
 
 def crop_box(size: tuple[int, int], crop: str) -> tuple[int, int, int, int]:
@@ -206,15 +241,31 @@ def cut_square(image: Image.Image, box: tuple[int, int, int, int], image_size: i
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to RGB: transparency on white, more than 8 bits scaled and not clipped."""
     if image.mode == "F" or image.mode.startswith("I"):
-        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0.0, neginf=0.0).clip(0.0)
-        # Integers are 16-bit images. Floats have no fixed white: the first usual one that fits.
-        whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-        white = next((white for white in whites if values.max() <= white), values.max())
-        image = Image.fromarray((values / white * 255.0).round().astype(np.uint8))
+        image = to_grey(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """Numbers of more than 8 bits to 8, by tiles: as arrays they take four times the image."""
+
+    def tiles() -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+        width, height = image.size
+        for top, left in product(range(0, height, TILE), range(0, width, TILE)):
+            tile = image.crop((left, top, min(left + TILE, width), min(top + TILE, height)))
+            values = np.asarray(tile, np.float32)
+            yield (left, top), np.nan_to_num(values, posinf=0.0, neginf=0.0).clip(0.0)
+
+    most = max(values.max() for _, values in tiles())
+    # Integers are 16-bit images. Floats have no fixed white: the first usual one that fits.
+    whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    white = next((white for white in whites if most <= white), most)
+    grey = Image.new("L", image.size)
+    for place, values in tiles():
+        grey.paste(Image.fromarray((values / white * 255.0).round().astype(np.uint8)), place)
+    return grey
 
 
 # ---- one folder --------------------------------------------------------------------------------

@@ -80,7 +80,8 @@ def make_plan(source: Path, names: list[str], output: Path, detector: FaceDetect
         boxes: list[Box | None] = [None]
         if detector:
             try:
-                boxes = list(detector.boxes(open_image(source / name))) or [None]
+                with open_image(source / name) as photo:
+                    boxes = list(detector.boxes(photo)) or [None]
             except UnreadableImage as error:
                 skip(source / name, error)
                 continue
@@ -122,9 +123,9 @@ def cut_out(plan: Plan, image_size: int, crop: str) -> Iterator[tuple[Path, Path
     """Photograph, target and uint8 (H, W, 3) of each picture; unreadable ones get one line each."""
     for path, pictures in plan:
         try:
-            photo = open_image(path)
-            cuts = [cut_square(photo, box or crop_box(photo.size, crop), image_size)
-                    for _, box in pictures]  # fmt: skip
+            with open_image(path) as photo:
+                cuts = [cut_square(photo, box or crop_box(photo.size, crop), image_size)
+                        for _, box in pictures]  # fmt: skip
         except UnreadableImage as error:
             skip(path, error)
             continue

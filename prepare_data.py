@@ -323,7 +323,8 @@ def still_whole(
 
     def look_at(file: str) -> str | None:
         try:
-            pixels = np.asarray(open_image(output / file))
+            with open_image(output / file) as image:
+                pixels = np.asarray(image)
         except UnreadableImage:
             return None
         return digest(pixels) if pixels.shape == (image_size, image_size, 3) else None
@@ -349,18 +350,18 @@ def squares(
     A face of a photograph is named by its number from the left, even if it is the only one: no two
     files can then give the same name. Raises UnreadableImage.
     """
-    image = open_image(source.open(name))
-    boxes = detector.boxes(image) if detector else [crop_box(image.size, opt.crop)]
-    cuts, reasons = [], [] if boxes else ["no face"]
-    for number, box in enumerate(boxes, 1):
-        file = f"{stem}_{number}.png" if detector else f"{stem}.png"
-        if box[2] - box[0] < opt.min_size:
-            reasons.append(f"too small: {file} would be of {box[2] - box[0]} pixels")
-            continue
-        pixels = cut_square(image, box, opt.image_size)
-        png = io.BytesIO()
-        Image.fromarray(pixels).save(png, "PNG")
-        cuts.append((file, png.getvalue(), digest(pixels)))
+    with open_image(source.open(name)) as image:
+        boxes = detector.boxes(image) if detector else [crop_box(image.size, opt.crop)]
+        cuts, reasons = [], [] if boxes else ["no face"]
+        for number, box in enumerate(boxes, 1):
+            file = f"{stem}_{number}.png" if detector else f"{stem}.png"
+            if box[2] - box[0] < opt.min_size:
+                reasons.append(f"too small: {file} would be of {box[2] - box[0]} pixels")
+                continue
+            pixels = cut_square(image, box, opt.image_size)
+            png = io.BytesIO()
+            Image.fromarray(pixels).save(png, "PNG")
+            cuts.append((file, png.getvalue(), digest(pixels)))
     return cuts, reasons
 
 

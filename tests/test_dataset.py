@@ -4,7 +4,11 @@ import json
 import os
 import struct
 import sys
+import threading
+import time
 import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +138,18 @@ def test_sixteen_bits_and_floats_are_scaled_not_clipped(tmp_path):
         assert np.abs(loaded - want[..., None]).max() <= 1, path.name
 
 
+def test_tiles_of_sixteen_bits_and_floats_are_scaled_alike(monkeypatch):
+    values = np.random.default_rng(0).normal(0, 1000, (7, 11)).astype(np.float32)
+    shorts = values.clip(0).astype(np.uint16)
+    values[2, 3], values[3, 4], values[4, 5] = np.nan, np.inf, 70000
+    for image in (Image.fromarray(values), Image.fromarray(shorts)):
+        whole = np.asarray(dataset.to_rgb(image))
+        assert whole.max() == 255 or image.mode != "F"
+        with monkeypatch.context() as patch:
+            patch.setattr(dataset, "TILE", 3)
+            assert (np.asarray(dataset.to_rgb(image)) == whole).all()
+
+
 def test_constant_black_stays_black_in_every_depth(tmp_path):
     for name, dtype in [("u16.png", np.uint16), ("f.tif", np.float32), ("i.tif", np.int32)]:
         Image.fromarray(np.zeros((8, 8), dtype)).save(tmp_path / name)
@@ -217,6 +233,28 @@ def test_an_image_over_the_pixel_limit_is_refused_by_its_header(tmp_path, monkey
     monkeypatch.setattr(dataset, "MAX_PIXELS", 63)
     with pytest.raises(UnreadableImage, match="8x8 pixels, accepted are 1 to 63"):
         load_image(tmp_path / "x.png", SIZE)
+
+
+def test_threads_hold_no_more_pixels_than_one_image_may_have():
+    memory, held, most = dataset.PixelsInMemory(10), Counter(), []
+
+    def decode(pixels):
+        with memory.hold(pixels):
+            held[threading.get_ident()] = min(pixels, 10)
+            most.append(held.total())
+            time.sleep(0.002)
+            del held[threading.get_ident()]
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(decode, [10, 3, 3, 4, 9, 1, 6, 12] * 5))
+    assert memory.free == 10 and max(most) <= 10 and len(most) == 40
+
+
+def test_a_file_that_fails_leaves_its_place_in_memory(tmp_path):
+    (tmp_path / "x.png").write_bytes(hostile("short.ppm"))
+    with pytest.raises(UnreadableImage):
+        load_image(tmp_path / "x.png", SIZE)
+    assert dataset.IN_MEMORY.free == dataset.MAX_PIXELS
 
 
 def test_a_missing_file_is_unreadable(tmp_path):

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from hostile_files import mutated, resident_mb
+from hostile_files import mutated, peak_mb
 from PIL import Image
 
 KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF", "tif": "TIFF",
@@ -83,8 +83,9 @@ def fuzz_images(count: int) -> dict:
     for _, content in files:  # all decoders are there before memory is measured
         Path("warm").write_bytes(content)
         load_image(Path("warm"), 8)
-        open_image(Path("warm")).convert("RGB")
-    start = resident_mb()
+        with open_image(Path("warm")) as image:
+            image.convert("RGB")
+    start = peak_mb(forget=True)
     for number in range(count):
         kind, content = files[number % len(files)]
         (folder / f"{number:05}.{kind}").write_bytes(mutated(content, chance))
@@ -107,7 +108,7 @@ def fuzz_images(count: int) -> dict:
         became["skipped"] += loaded.skipped
         for path in (*folder.iterdir(), *Path("cache").iterdir()):
             path.unlink()
-    return {**became, "grew_mb": resident_mb() - start}
+    return {**became, "grew_mb": peak_mb() - start}
 
 
 MODES = {
