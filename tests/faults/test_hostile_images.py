@@ -194,7 +194,7 @@ NAMES = ["a\nb.png", "--help.png", "-rf.png", "\x1b[2J.png", "*.png", "$(touch e
 
 def folder_of_horrors() -> tuple[Path, list[str]]:
     """A folder with one good image, files of odd names, and what only looks like images."""
-    folder = Path("horrors")
+    folder = Path("horrors\n\x1b[2J")  # named in lines as it is
     (folder / "folder.png").mkdir(parents=True)
     for name in ("good.png", *NAMES):
         (folder / name).write_bytes(saved("PNG"))
