@@ -109,7 +109,8 @@ def write_list(folders: list[Path], runs: list[dict], has_tests: bool) -> None:
 
 def card(folder: Path, run: dict) -> dict:
     """What the list of runs tells of one: its newest grid, how far it is, its main options."""
-    newest = [(section, section["frames"][-1]) for section in run["sections"] if section["frames"]]
+    newest = [(section, section["frames"][-1]) for section in run["sections"]
+              if section["frames"] and section["frames"][-1]["rows"][1]]  # fmt: skip
     pictures = [
         (f"{quoted(folder.name)}/{frame['rows'][0][0]}",
          f"{section['real']} to {section['shown']}, epoch {frame['at']}")

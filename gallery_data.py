@@ -201,7 +201,7 @@ def _section(real: str, shown: str, frames: list[dict]) -> dict:
 
     A frame is "at" (epoch, or number of a grid), "count" faces of "size" pixels, in grids of
     "columns" tiles with "padding" around them, and for each row ("real", "fake", ...) the file and
-    the number of its first tile there: face i of the row is tile first + i.
+    the number of its first tile there, or None: face i of the row is tile first + i.
     """
     return {"real": real, "shown": shown, "frames": sorted(frames, key=lambda f: f["at"])}
 
@@ -216,10 +216,16 @@ def _run_sections(folder: Path, notes: list[str]) -> list[dict]:
             if layout is None:
                 broken += 1
                 continue
-            columns, size = layout
-            rows = [[path.name, row * columns] for row in range(3)]
-            frames[match[2]].append({"at": int(match[1]), "count": columns, "columns": columns,
-                                     "size": size, "padding": PADDING, "rows": rows})  # fmt: skip
+            columns, height, size = layout
+            tiles = [[path.name, row * columns] for row in range(height)]
+            shown, other = match[2], "person" if match[2] == "anime" else "anime"
+            frame = {"at": int(match[1]), "count": columns, "columns": columns, "size": size,
+                     "padding": PADDING}  # fmt: skip
+            if height == 3:
+                frames[shown].append({**frame, "rows": tiles})
+            else:  # of a DTN: below its translations what it makes of real images of their domain
+                frames[shown].append({**frame, "rows": [*tiles[:2], None]})
+                frames[other].append({**frame, "rows": [tiles[2], None, tiles[3]]})
     if broken:
         notes.append(f"{broken} grid(s) passed over: not pictures that train.py wrote.")
     return [_section(real, shown, frames[shown]) for real, shown in DIRECTIONS]
@@ -267,12 +273,18 @@ def _size(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def sample_layout(width: int, height: int) -> tuple[int, int] | None:
-    """Columns and tile size of a grid of three rows; None if it cannot be one."""
-    unit, rest = divmod(height - PADDING, 3)
-    if rest or unit <= PADDING or width <= PADDING or (width - PADDING) % unit:
-        return None
-    return (width - PADDING) // unit, unit - PADDING
+def sample_layout(width: int, height: int) -> tuple[int, int, int] | None:
+    """Columns, rows and tile size of a grid of three rows, or four; None if it cannot be one.
+
+    Only sizes that are multiples of 4 are possible, which no grid of four rows has as one of three.
+    """
+    for rows in (3, 4):
+        unit, rest = divmod(height - PADDING, rows)
+        if rest or unit <= PADDING or width <= PADDING or (width - PADDING) % unit:
+            continue
+        if (unit - PADDING) % 4 == 0:
+            return (width - PADDING) // unit, rows, unit - PADDING
+    return None
 
 
 def pair_layout(width: int, height: int) -> tuple[int, int, int, int] | None:

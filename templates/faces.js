@@ -21,10 +21,16 @@ function frameAt(section, step) {
   return before.length ? before[before.length - 1] : section.frames[0];
 }
 
-const urls = (pane, frame) => frame.rows.map(([file]) => pane.run.folder + file);
+const urls = (pane, frame) => frame.rows.map((row) => row && pane.run.folder + row[0]);
 
 function rowNames({ real, shown }) {
   return [`real ${real}`, `fake ${shown}`, `reconstructed ${real}`].slice(0, page.rows.length);
+}
+
+// Whether any run that is shown has a row ("fake" is 1) in a section; a DTN lacks some.
+function hasRow(number, row) {
+  const frames = runs().flatMap((run) => run.sections[number].frames);
+  return !frames.length || frames.some((frame) => frame.rows[row]);
 }
 
 function tile(frame, row, face) {
@@ -41,7 +47,7 @@ function setGrid(element, pane, frame) {
   element.style.setProperty("--size", frame.size);
   element.style.setProperty("--wide", width / frame.size);
   urls(pane, frame).forEach((url, row) => {
-    element.style.setProperty(`--file${row}`, `url("${url}")`);
+    if (url) element.style.setProperty(`--file${row}`, `url("${url}")`);
   });
 }
 
@@ -62,7 +68,9 @@ function buildSections() {
       box.append(pane.element);
       panes.push(pane);
     });
-    const title = real === "person" ? "Persons to anime" : "Anime to persons";
+    const from = real === "person" ? "Persons" : "Anime";
+    const to = real === "person" ? "to anime" : "to persons";
+    const title = hasRow(number, 1) ? `${from} ${to}` : `${from}, made again`;
     return make("section", {}, make("h2", {}, title), make("p", { className: "rows" }), box);
   });
   get("sections").className = compared ? "" : "one";
@@ -77,9 +85,10 @@ async function showPane(pane, step, late) {
     pane.caption.textContent = "There are no grids yet.";
     return;
   }
-  const there = await Promise.all(urls(pane, frame).map(load));
+  const files = urls(pane, frame).filter(Boolean);
+  const there = await Promise.all(files.map(load));
   if (late()) return;
-  const missing = urls(pane, frame).filter((_, i) => !there[i]);
+  const missing = files.filter((_, i) => !there[i]);
   const other = frame.at !== step && pane.heading.hidden;
   pane.caption.textContent = missing.length ? `${missing[0]} is missing or broken.`
     : other ? `No grid of ${page.step} ${step}; this is ${name}.` : "";
@@ -94,7 +103,7 @@ async function showPane(pane, step, late) {
 // Tiles are made anew only when another layout asks for it; else their file alone changes.
 function buildFaces(pane, frame) {
   const names = rowNames(pane.section);
-  const rows = [...names.keys()].filter((row) => state.shown[row]);
+  const rows = [...names.keys()].filter((row) => state.shown[row] && frame.rows[row]);
   const layout = JSON.stringify([frame.count, frame.columns, frame.size, rows, state.face]);
   if (pane.built === layout) return;
   pane.built = layout;
@@ -122,7 +131,7 @@ function buildFaces(pane, frame) {
   }));
 }
 
-// The fake of one face through the epochs, evenly spread.
+// The fake, or else the reconstruction, of one face through the epochs, evenly spread.
 function buildFilm(pane, face) {
   const frames = pane.section.frames, count = Math.min(FILM, frames.length);
   pane.film.hidden = page.step !== "epoch" || count < 2;
@@ -130,7 +139,7 @@ function buildFilm(pane, face) {
   const share = (frames.length - 1) / (count - 1);
   const chosen = Array.from({ length: count }, (_, i) => frames[Math.round(i * share)]);
   pane.film.replaceChildren(...chosen.map((frame) => {
-    const picture = tile(frame, 1, Math.min(face, frame.count - 1));
+    const picture = tile(frame, frame.rows[1] ? 1 : 2, Math.min(face, frame.count - 1));
     const button = make("button", { onclick: () => goTo(frame.at) }, picture);
     button.setAttribute("aria-label", `epoch ${frame.at}`);
     button.dataset.at = frame.at;

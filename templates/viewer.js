@@ -69,7 +69,8 @@ async function show() {
   get("one").hidden = !face;
   if (face) get("which").textContent = `face ${face[1] + 1} of ${faces(face[0])}`;
   [...get("sections").children].forEach((section, number) => {
-    const names = rowNames(page.runs[0].sections[number]).filter((_, row) => state.shown[row]);
+    const names = rowNames(page.runs[0].sections[number])
+      .filter((_, row) => state.shown[row] && hasRow(number, row));
     section.hidden = face !== null && face[0] !== number;
     section.querySelector(".rows").textContent = `Top to bottom: ${names.join(", ")}`;
     section.querySelector(".rows").hidden = face !== null;

@@ -30,13 +30,16 @@ def record(epoch, **more):
             "spread": {"person": 0.5, "anime": None}, "seconds": 5.0, **more}  # fmt: skip
 
 
-def make_run(folder, epochs=(1, 2, 3), columns=3, options=None, size=16):
-    """A run whose grids are solid tiles: red tells the epoch, green the row, blue the column."""
+def make_run(folder, epochs=(1, 2, 3), columns=3, options=None, size=16, rows=3):
+    """A run whose grids are solid tiles: red tells the epoch, green the row, blue the column.
+
+    With four rows it is a DTN's, of one direction.
+    """
     folder.mkdir(parents=True)
     for epoch in epochs:
-        for shown in ("anime", "person"):
-            tiles = [(epoch * 20, row * 100, column * 40 + (shown == "person") * 20)
-                     for row in range(3) for column in range(columns)]  # fmt: skip
+        for shown in ("anime", "person") if rows == 3 else ("anime",):
+            tiles = [(epoch * 20, row * 300 // rows, column * 40 + (shown == "person") * 20)
+                     for row in range(rows) for column in range(columns)]  # fmt: skip
             images = torch.tensor(tiles).view(-1, 3, 1, 1).expand(-1, -1, size, size)
             save_grid(folder / f"{epoch:04}_epoch_{shown}.png", images / 127.5 - 1, columns)
     log = "".join(json.dumps(record(epoch)) + "\n" for epoch in epochs)
@@ -166,11 +169,22 @@ def test_layout_of_a_grid_is_found_from_its_size_alone(tmp_path):
             assert (columns, found, padding) == (min(n, 8), size, 2 if n > 1 else 0)
             assert rows == -(-n // 8)
         for columns in (1, 2, 5, 12):
-            save_grid(tmp_path / "grid.png", torch.zeros(3 * columns, 3, size, size), columns)
-            with Image.open(tmp_path / "grid.png") as image:
-                assert sample_layout(*image.size) == (columns, size)
+            for rows in (3, 4):
+                tiles = torch.zeros(rows * columns, 3, size, size)
+                save_grid(tmp_path / "grid.png", tiles, columns)
+                with Image.open(tmp_path / "grid.png") as image:
+                    assert sample_layout(*image.size) == (columns, rows, size)
     assert pair_layout(0, 0) is None and sample_layout(0, 0) is None
     assert pair_layout(101, 57) is None and sample_layout(101, 57) is None
+
+
+def test_a_grid_of_four_rows_is_a_translation_and_what_becomes_of_real_targets(tmp_path):
+    run = read_run(make_run(tmp_path / "dtn", rows=4))
+    to_anime, anime = run["sections"]
+    assert [frame["at"] for frame in to_anime["frames"]] == [1, 2, 3] and run["notes"] == []
+    name = "0001_epoch_anime.png"
+    assert to_anime["frames"][0]["rows"] == [[name, 0], [name, 3], None]
+    assert anime["real"] == "anime" and anime["frames"][0]["rows"] == [[name, 6], None, [name, 9]]
 
 
 def test_grids_of_test_py_are_paired_without_empty_tiles(tmp_path):

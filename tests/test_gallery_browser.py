@@ -40,6 +40,7 @@ def site(tmp_path_factory):
         make_run(root / "save_image/short", epochs=(1, 2), options={"ngf": 8})
         make_run(root / "save_image/run", epochs=(1, 2, 3, 5))
         (root / "save_image/run/0002_epoch_anime.png").unlink()
+        make_run(root / "save_image/dtn", rows=4)
         make_test_grids(root / "test_image")
         gallery.main()
     return root
@@ -98,6 +99,23 @@ def test_every_tile_shows_its_own_face_and_row(visit):
     tiles = list(itertools.product((0, 1), range(COLUMNS), range(3)))
     expected = [(100, row * 100, number * 40 + direction * 20) for direction, number, row in tiles]
     assert colours(page, *(face(*tile) for tile in tiles)) == expected  # as make_run drew them
+
+
+def test_a_dtn_has_its_translations_and_what_it_makes_of_real_anime(visit):
+    page = visit("save_image/dtn/index.html")
+    at(page, "epoch 3 of 3")
+    page.wait_for_selector(".face")
+    rows = {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 2): 3}  # of the grid, by direction and row
+    tiles = [(direction, number, row) for direction, row in rows for number in range(COLUMNS)]
+    expected = [(60, rows[direction, row] * 75, number * 40) for direction, number, row in tiles]
+    assert colours(page, *(face(*tile) for tile in tiles)) == expected
+    titles = page.locator("#sections h2").all_text_contents()
+    assert titles == ["Persons to anime", "Anime, made again"]
+    told = page.locator("#sections .rows").all_text_contents()
+    assert told == ["Top to bottom: real person, fake anime",
+                    "Top to bottom: real anime, reconstructed anime"]  # fmt: skip
+    page.keyboard.press("n")
+    playwright.expect(page.locator(".faces.alone figcaption").first).to_have_text("real person")
 
 
 def test_slider_keys_and_buttons_move_the_pictures(visit):
@@ -256,7 +274,7 @@ def test_compare_shows_any_two_runs_and_what_differs_between_them(visit, site):
     page.locator("#pick-1").select_option(label="run")
     playwright.expect(page.locator("h3:visible").nth(1)).to_have_text("B: run, epoch 5")
     playwright.expect(page.locator("#options")).to_contain_text("All options are alike.")
-    page.locator("#pick-0").select_option(index=2)
+    page.locator("#pick-0").select_option(index=3)
     assert HOSTILE.replace("/", "") in page.locator("h3:visible").first.inner_text()
 
 
