@@ -113,7 +113,8 @@ def test_no_fault_in_an_image_takes_memory_hangs_or_stops_the_others(long):
     assert done.returncode == 0, done.stderr[-3000:]
     became = json.loads(done.stdout.splitlines()[-1])
     assert became["read"] + became["skipped"] == count
-    assert became["grew_mb"] < MOST_GROWTH_MB
+    # A header that was changed may claim as many pixels as are taken.
+    assert became["grew_mb"] < MOST_MB_OF_ONE
     COUNTS["images fuzzed"] += count
 
 
