@@ -21,7 +21,7 @@ COUNTS: Counter = Counter()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the long form of tests/faults: an hour")
+    parser.addoption("--long", action="store_true", help="the long form of tests/faults: half an hour")
 
 
 def pytest_terminal_summary(terminalreporter):
