@@ -21,7 +21,8 @@ COUNTS: Counter = Counter()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the long form of tests/faults: half an hour")
+    parser.addoption("--long", action="store_true",
+                     help="the long form of tests/faults: half an hour")  # fmt: skip
 
 
 def pytest_terminal_summary(terminalreporter):
