@@ -59,23 +59,25 @@ def _rows(path: Path) -> list[dict[str, str]]:
         ) from error
 
 
-def read_attributes(path: Path) -> dict[str, dict[str, int]]:
-    """Rows of a CSV by file name (without folder and type), values 0 or 1; -1 is read as 0.
+def read_attributes(*paths: Path) -> dict[str, dict[str, int]]:
+    """Rows of CSVs by file name (without folder and type), values 0 or 1; -1 is read as 0.
 
-    Raises UserError if it is missing or is no such table.
+    Of the groups those that all of the tables have. Raises UserError if one is missing or is no
+    such table, or if there is no such group.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        groups = [group for group in GROUPS if group in rows[0]]
-        if not groups:
-            raise ValueError(f"no column of {', '.join(GROUPS)}")
-        return {Path(row["file"]).stem: {g: int(int(row[g]) > 0) for g in groups} for row in rows}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, csv.Error) as error:
-        raise UserError(
-            f"--attributes {path}: not a table with a header, a column 'file' and attributes as "
-            f"0 or 1 ({error})"
-        ) from error
+    tables = [_rows(path) for path in paths]
+    groups = [group for group in GROUPS if all(group in rows[0] for rows in tables)]
+    if not groups:
+        raise UserError(f"--attributes {' '.join(map(str, paths))}: no column of "
+                        f"{', '.join(GROUPS)} in {'each' if len(paths) > 1 else 'it'}")  # fmt: skip
+    read = {}
+    for path, rows in zip(paths, tables, strict=True):
+        try:
+            read |= {Path(row["file"]).stem: {g: int(int(row[g]) > 0) for g in groups}
+                     for row in rows}  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"--attributes {path}: attributes must be 0 or 1 ({error})") from error
+    return read
 
 
 def labels_of(

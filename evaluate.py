@@ -70,8 +70,7 @@ def main() -> None:
 
     output = Path(opt.output)
     if not opt.floors_only:
-        attributes = {name: row for path in opt.attributes or ()
-                      for name, row in read_attributes(Path(path)).items()}  # fmt: skip
+        attributes = opt.attributes and read_attributes(*map(Path, opt.attributes))
         made = {}
         directions = [d for d in DIRECTIONS if opt.direction in (None, d)
                        and (opt.fakes or d in model.directions)]  # fmt: skip

@@ -98,8 +98,7 @@ class Data:
         self.test = {"anime": floats(loaded[2]), "person": floats(loaded[3])}
         self.judge_of_men = None
         if options.attributes:
-            table = {name: row for path in options.attributes
-                     for name, row in read_attributes(path).items()}  # fmt: skip
+            table = read_attributes(*options.attributes)
             known, male = labels_of(self.train_B.paths, table, "Male")
             images = torch.from_numpy(self.train_B.images[known.numpy()])
             self.judge_of_men = train_classifier(to_float(images), male[known], seed=0)

@@ -110,6 +110,16 @@ def test_attributes_are_read_by_file_name_with_minus_one_as_no(tmp_path):
         read_attributes(path)
 
 
+def test_of_several_tables_only_groups_that_all_have_are_read(tmp_path):
+    a, b, c = (tmp_path / f"{name}.csv" for name in "abc")
+    a.write_text("file,Male,Eyeglasses\na.jpg,1,0\n")
+    b.write_text("file,Black_Hair,Male\nb.jpg,1,-1\n")
+    c.write_text("file,Gray_Hair\nc.jpg,1\n")
+    assert read_attributes(a, b) == {"a": {"Male": 1}, "b": {"Male": 0}}
+    with pytest.raises(UserError, match="no column of Male.* in each"):
+        read_attributes(a, b, c)
+
+
 def test_tables_of_training_and_testing_are_joined_and_what_is_missing_is_told(run, script):
     shutil.copytree("data/person", "test")
     for i in range(12):
