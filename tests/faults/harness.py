@@ -92,6 +92,20 @@ def options(cwd):
     return {k: v for k, v in found.items() if k not in ("resume", "save_minutes")}
 
 
+def bytes_lost(one, two):
+    """Size of the checkpoints, grids and caches of a run that another has not, or has otherwise."""
+
+    def content(path):
+        if path.suffix == ".pth" and path.exists():
+            return torch.load(path)["model"]
+        return path.read_bytes() if path.exists() else None
+
+    patterns = ("model_ckpt/run/*.pth", "save_image/run/*.png", "cache/*.u8", "cache/*.json")
+    files = [path for pattern in patterns for path in one.glob(pattern)]
+    return sum(path.stat().st_size for path in files
+               if not same(content(path), content(two / path.relative_to(one))))  # fmt: skip
+
+
 def assert_same_run(one, two):
     """Two folders hold the same run: tensors, log, grids and cache to the bit, and nothing else."""
     for folder in ("model_ckpt/run", "save_image/run"):
