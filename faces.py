@@ -16,10 +16,11 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from dataset import (
+    crop_box,
     find_images_or_explain,
     load_image,
     to_rgb,
@@ -33,6 +34,7 @@ from option_types import make_parser, number, whole
 CASCADE = "haarcascade_frontalface_alt2.xml"
 FACE_MARGIN = 1.27
 FACE_RISE = 0.12
+PROFILES = "haarcascade_profileface.xml"  # those that look to the left
 LONG_SIDE = 1024  # larger photographs are searched at this size: the time grows with the area
 SMALLEST_FACE = 32  # pixels at that size; smaller ones are mostly none, and too coarse to use
 
@@ -76,6 +78,7 @@ class FaceDetector:
 
             self.load = cv2.CascadeClassifier
             self.file = cascade or str(Path(cv2.data.haarcascades, CASCADE))
+            self.profiles = "" if cascade else str(Path(cv2.data.haarcascades, PROFILES))
         except (ImportError, AttributeError) as error:  # OpenCV 5 has no cascades any more
             raise UserError(
                 f"--detect_faces: needs OpenCV 4 with its cascades ({error}); install it with "
@@ -98,8 +101,22 @@ class FaceDetector:
 
         Raises UnreadableImage if the image cannot be converted.
         """
-        if not hasattr(self.of_thread, "cascade"):  # one cascade keeps the state of one search
-            self.of_thread.cascade = self.load(self.file)
+        return self._search(self.file, image)
+
+    def profile_boxes(self, image: Image.Image) -> list[Box]:
+        """As `boxes`, of faces seen from the side; none with a cascade of the user's own."""
+        if not Path(self.profiles).is_file():
+            return []
+        if boxes := self._search(self.profiles, image):
+            return boxes
+        mirrored = self._search(self.profiles, ImageOps.mirror(image))
+        return [(image.width - right, top, image.width - left, bottom)
+                for left, top, right, bottom in reversed(mirrored)]  # fmt: skip
+
+    def _search(self, file: str, image: Image.Image) -> list[Box]:
+        cascades = self.of_thread.__dict__  # one cascade keeps the state of one search
+        if file not in cascades:
+            cascades[file] = self.load(file)
         with unreadable_if_it_fails():
             grey = to_rgb(image).convert("L")
             scale = min(1.0, LONG_SIDE / max(grey.size))
@@ -107,7 +124,7 @@ class FaceDetector:
             pixels = np.asarray(grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
             # A face that fills its picture is found more often with something around it.
             edge = max(size) // 8
-            found = self.of_thread.cascade.detectMultiScale(
+            found = cascades[file].detectMultiScale(
                 np.pad(pixels, edge, mode="edge"), scaleFactor=1.1, minNeighbors=5,
                 minSize=(SMALLEST_FACE, SMALLEST_FACE),
             )  # fmt: skip
@@ -119,6 +136,29 @@ class FaceDetector:
             left, top = round(x - side / 2), round(y - side / 2)
             squares.append((left, top, left + side, top + side))
         return squares
+
+
+def squares_of_faces(
+    photo: Image.Image, detector: FaceDetector, image_size: int
+) -> tuple[list[Box], list[str]]:
+    """The squares to cut out of a photograph, and what to tell its owner about them.
+
+    Without a face from the front: those from the side, and without these its middle.
+    Raises UnreadableImage.
+    """
+    boxes, notes = detector.boxes(photo), []
+    if not boxes and (boxes := detector.profile_boxes(photo)):
+        notes = ["a face from the side: the model learned them from the front; expect little"]
+    if not boxes:
+        least = round(SMALLEST_FACE * max(1, max(photo.size) / LONG_SIDE))
+        notes = ["no face found (upright, from the front, at least "
+                 f"{least} pixels wide), its middle is taken"]  # fmt: skip
+        return [crop_box(photo.size, "center")], notes
+    for place, (left, _, right, _) in enumerate(boxes, 1):
+        if right - left < image_size:
+            notes.append(f"face {place} of {len(boxes)} is only {right - left} pixels wide, and "
+                         f"the model takes {image_size}; expect a blur")  # fmt: skip
+    return boxes, notes
 
 
 def measure(folder: Path, count: int, cascade: str | None = None) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from arguments import test_options as options_of_test
 from dataset import cut_square, load_image
 from demo_drawing import draw_face, sample_factors
 from errors import UserError
-from faces import FACE_MARGIN, FACE_RISE, LONG_SIDE, FaceDetector
+from faces import FACE_MARGIN, FACE_RISE, LONG_SIDE, FaceDetector, squares_of_faces
 from photos import translated
 
 CPU = ("--gpu_ids", "-1")
@@ -94,6 +94,57 @@ def test_faces_are_sorted_from_left_to_right_and_none_is_none(cv2_that_finds):
     assert lefts == sorted(lefts) and len(lefts) == 2
     cv2_that_finds([])
     assert FaceDetector().boxes(Image.new("RGB", (1, 1000))) == []
+
+
+@pytest.fixture
+def detector_of(monkeypatch, tmp_path):
+    """A FaceDetector whose cascades find given boxes in a picture as it is, and mirrored."""
+
+    def make(front=(), left=(), right=()):
+        class Cascade:
+            def __init__(self, file):
+                self.profile = "profile" in file
+
+            def empty(self):
+                return False
+
+            def detectMultiScale(self, pixels, **_):
+                mirrored = pixels[0, 0] > pixels[0, -1]  # the photograph is darker on the left
+                boxes = (right if mirrored else left) if self.profile else front
+                return np.array(boxes, np.int32) if boxes else ()
+
+        for name in ("frontalface_alt2", "profileface"):
+            (tmp_path / f"haarcascade_{name}.xml").touch()
+        fake = SimpleNamespace(CascadeClassifier=Cascade, setNumThreads=lambda n: None,
+                               data=SimpleNamespace(haarcascades=str(tmp_path)))  # fmt: skip
+        monkeypatch.setitem(sys.modules, "cv2", fake)
+        return FaceDetector(margin=1.0)
+
+    return make
+
+
+def test_faces_from_the_side_are_taken_only_where_none_is_from_the_front_and_named(detector_of):
+    photo = Image.linear_gradient("L").rotate(90).resize((400, 400))
+    front = squares_of_faces(photo, detector_of([(50, 50, 80, 80)], left=[(9, 9, 90, 90)]), 64)
+    assert len(front[0]) == 1 and front[1] == [] and front[0][0][0] == 0
+    boxes = {}
+    for side in ("left", "right"):
+        boxes[side], notes = squares_of_faces(photo, detector_of(**{side: [(90, 90, 80, 80)]}), 64)
+        assert len(notes) == 1 and "from the side" in notes[0]
+    ((left, top, right, bottom),) = boxes["left"]
+    assert (left, right, bottom - top) == (40, 120, 80)  # an edge of 400 / 8 was put around
+    assert boxes["right"] == [(400 - right, top, 400 - left, bottom)]
+
+
+def test_a_face_smaller_than_the_model_and_a_picture_without_one_get_a_line_each(detector_of):
+    photo = Image.new("L", (2048, 1024))
+    boxes, notes = squares_of_faces(photo, detector_of([(200, 200, 99, 99), (400, 200, 40, 40)]),
+                                    100)  # fmt: skip
+    assert len(boxes) == 2
+    assert notes == ["face 2 of 2 is only 80 pixels wide, and the model takes 100; expect a blur"]
+    boxes, notes = squares_of_faces(photo, detector_of(), 64)
+    assert boxes == [(512, 0, 1536, 1024)]
+    assert len(notes) == 1 and "no face found" in notes[0] and "64 pixels" in notes[0]
 
 
 def test_a_face_is_framed_alike_wherever_and_however_large_it_is(faces):
