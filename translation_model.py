@@ -36,10 +36,7 @@ class TranslationModel:
     def __init__(self, opt: Namespace) -> None:
         self.opt = opt
         self.device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
-        # bf16 convolutions want channels beside each other on GPUs and AMX; AVX512 gains nothing.
-        matrix_units = opt.gpu_ids or torch.cpu._is_amx_tile_supported()
-        nhwc = opt.amp == "bf16" and matrix_units
-        self.memory_format = torch.channels_last if nhwc else torch.contiguous_format
+        self.memory_format = fastest_memory_format(opt)
         self.nets: dict[str, nn.Module] = {}
         torch.manual_seed(opt.seed)
 
@@ -254,6 +251,13 @@ class TranslationModel:
             net.load_state_dict(states[name])
 
 
+def fastest_memory_format(opt: Namespace) -> torch.memory_format:
+    """How images and weights should lie in memory; a run may go on in another one."""
+    # bf16 convolutions want channels beside each other on GPUs and AMX; AVX512 gains nothing.
+    matrix_units = opt.gpu_ids or torch.cpu._is_amx_tile_supported()
+    return torch.channels_last if opt.amp == "bf16" and matrix_units else torch.contiguous_format
+
+
 def _load_optimizer(optimizer: torch.optim.Adam, state: dict) -> None:
     """Give Adam its moments back. All else of its state comes from the options."""
     group = optimizer.state_dict()["param_groups"][0]
@@ -268,6 +272,10 @@ def _load_optimizer(optimizer: torch.optim.Adam, state: dict) -> None:
         if reason := unfit_weight(moments):
             raise ValueError(f"moments of weight {number}: {reason}")
     optimizer.load_state_dict({"state": state["state"], "param_groups": [group]})
+    # It keeps the file's strides, but fused Adam goes through weights and moments in memory order.
+    for parameter, moments in optimizer.state.items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            moments[key] = torch.empty_like(parameter).copy_(moments[key])
 
 
 class InBf16(nn.Module):
