@@ -34,7 +34,7 @@ MAX_PIXELS = 64_000_000  # refused by the header: a small file can claim to unpa
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 CELEBA_SIZE = (178, 218)
 CELEBA_BOX = (25, 47, 153, 175)  # left, top, right, bottom: tight around the aligned face
-CACHE_FORMAT = 1  # raise it when load_image changes what it returns
+CACHE_FORMAT = 2  # raise it when load_image changes what it returns, or the index what it holds
 TILE = 1024  # side of what is converted at once
 CHUNK = 256  # images decoded ahead of the writer: bounds the memory of a build
 
@@ -121,18 +121,6 @@ def check_domains(path_A: Path, path_B: Path) -> None:
             "inside the other, so both domains would share images; set one of them to another "
             "folder"
         )
-
-
-def refuse_swapped(now: dict[str, str], before: dict[str, str], whose: str) -> None:
-    """Raise UserError if each folder holds what the other domain's held, in `whose` training.
-
-    now, before: fingerprints by "domain_A_path" and "domain_B_path".
-    """
-    other = {"domain_A_path": "domain_B_path", "domain_B_path": "domain_A_path"}
-    if all(now[key] == before.get(other[key]) != before.get(key) for key in now):
-        flags = " and ".join(f"--{key}" for key in now)
-        raise UserError(f"{flags}: the domains are swapped, as {whose} shows: its files of one are "
-                        "those of the other here; A is anime, B is persons")  # fmt: skip
 
 
 # ---- one image ---------------------------------------------------------------------------------
@@ -278,15 +266,18 @@ class ImageArray:
     images   read-only memory map, uint8 (N, H, W, 3)
     paths    N posix paths relative to the folder, in sorted order
     skipped  number of files that could not be read
+    content  hash of all pixels
     """
 
     images: np.ndarray
     paths: list[str]
     skipped: int
+    content: str
 
     def fingerprint(self) -> str:
-        """Tells whether a folder still holds the same files, and so the same held-out ones."""
-        return hashlib.sha256("\n".join(self.paths).encode(errors="replace")).hexdigest()[:16]
+        """Tells whether a folder still holds the same images: "<of names>-<of pixels>"."""
+        names = hashlib.sha256("\n".join(self.paths).encode(errors="replace")).hexdigest()
+        return f"{names[:16]}-{self.content[:16]}"
 
 
 def load_folder(
@@ -301,13 +292,13 @@ def load_folder(
     """Memory-map the first `dataset_size` images of a folder, decoding them if it is not done yet.
 
     The cache is `<folder>_<key>.u8`, the frames one after the other, and `.json`, written last.
-    Its key covers the files' paths, sizes and times, so a changed folder gets a new cache.
+    Its key covers the files' paths below the folder, sizes, times and places on the disk: another
+    folder, or a changed one, gets a new cache, but one that was only moved keeps its own.
     `flag` is the option that named the folder. Unreadable files are skipped, one line each.
     Raises UserError: folder missing, a file, unlistable, without images, or none readable.
     """
     folder = Path(folder)
     names = find_images_or_explain(folder, flag)[:dataset_size]
-    # The mode is in the key because a file skipped for its permissions may be mended by chmod.
     stats = [_state_of(f"{folder}/{name}") for name in names]
     key = json.dumps([CACHE_FORMAT, image_size, crop, names, stats]).encode()
     stem = f"{folder.resolve().name[:40]}_{hashlib.sha256(key).hexdigest()[:16]}"
@@ -332,16 +323,20 @@ def load_folder(
     if skipped:
         say(f"{folder}: {len(skipped)} of {len(names)} files unreadable, skipped ({index_path})")
     images = np.memmap(array_path, np.uint8, "r", shape=(len(paths), image_size, image_size, 3))
-    return ImageArray(images, paths, len(skipped))
+    return ImageArray(images, paths, len(skipped), index["content"])
 
 
-def _state_of(path: str) -> tuple[int, int, int]:
-    """Size, time and mode of a file; zeros for one that has vanished, which is then unreadable."""
+def _state_of(path: str) -> tuple[int, ...]:
+    """What changes when a file does; zeros for one that has vanished, which is then unreadable.
+
+    Archives set size and time of modification, so that two can agree in both; but not the inode and
+    its time of change. The mode counts since a file skipped for it may be mended by chmod.
+    """
     try:
         stat = os.stat(path)
     except OSError:
-        return 0, 0, 0
-    return stat.st_size, stat.st_mtime_ns, stat.st_mode
+        return 0, 0, 0, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_mode, stat.st_ino, stat.st_ctime_ns
 
 
 def read_index(
@@ -360,6 +355,8 @@ def read_index(
             raise ValueError("its index lists other files")
         if array_path.stat().st_size != len(index["paths"]) * size * size * 3:
             raise ValueError("its array has the wrong length")
+        if not isinstance(index["content"], str):
+            raise ValueError("its index lacks the hash of the pixels")
         return index
     except (OSError, ValueError, KeyError, TypeError) as error:
         tell(f"{array_path}: the cache is incomplete or damaged ({error}); it is built again")
@@ -369,7 +366,8 @@ def read_index(
 def build_cache(
     folder: Path, names: list[str], array_path: Path, image_size: int, crop: str, num_workers: int
 ) -> dict:
-    """Decode the files and write the array; returns the index {"paths": [...], "skipped": {...}}.
+    """Decode the files and write the array; returns the index, {"paths": [...], "skipped":
+    {...}, "content": hash of all pixels}.
 
     Threads, not processes: Pillow releases the GIL. Raises UserError if the disk is full.
     """
@@ -381,6 +379,7 @@ def build_cache(
             return error
 
     index: dict = {"paths": [], "skipped": {}}
+    content = hashlib.sha256()
     bar = tqdm(total=len(names), desc=f"decoding {folder.name}", unit="image", disable=None)
     with bar, ThreadPoolExecutor(max(1, num_workers)) as pool, atomic_write(array_path) as file:
         run = pool.map if num_workers else map
@@ -393,8 +392,9 @@ def build_cache(
                 else:
                     index["paths"].append(name)
                     file.write(result.tobytes())
+                    content.update(result)
                 bar.update()
-    return index
+    return index | {"content": content.hexdigest()}
 
 
 def say(line: str) -> None:

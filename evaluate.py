@@ -32,6 +32,7 @@ from files import atomic_write
 from generators import check_model, find_generators, load_generators
 from grids import save_grid
 from option_types import given_options, make_parser, refuse_beside_demo, whole
+from run_data import tell_if_changed
 from translation_model import TranslationModel
 
 MOST_TRAINING_IMAGES = 15000  # per domain, evenly spaced: bounds memory and time
@@ -172,9 +173,8 @@ def gather(opt: Namespace, given: dict, trained: Namespace, data: dict) -> dict[
             own_set = load_folder(Path(own), f"--{key}", trained.dataset_size, trained.image_size,
                                   trained.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
             train, held = split_holdout(len(own_set.images), trained.holdout)
-            if data.get(key, own_set.fingerprint()) != own_set.fingerprint():
-                print(f"warning: {own} has changed since training; some of the images held out now "
-                      "may have been trained on")  # fmt: skip
+            tell_if_changed(own, own_set.fingerprint(), data.get(key), "training",
+                            "some of the images held out now may have been trained on")  # fmt: skip
         if key in given:
             folder = Path(given[key])
             images[domain] = load(opt, key, folder, opt.dataset_size, trained.image_size,

@@ -25,13 +25,14 @@ from tqdm import tqdm
 
 from arguments import test_options
 from batches import split_holdout, to_float, to_uint8
-from dataset import check_domains, load_folder, refuse_swapped
+from dataset import check_domains, load_folder
 from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import one_line_errors
 from gallery_data import TEST_GRID
 from generators import bundled, check_model, find_generators, load_generators
 from grids import save_grid
 from photos import translate_files
+from run_data import refuse_swapped, tell_if_changed
 from translation_model import TranslationModel
 
 GRID_COLUMNS = 8
@@ -79,9 +80,8 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
         if held_out:
             _, indices = split_holdout(len(loaded.images), model.opt.holdout)
             images[domain] = loaded.images[indices[: opt.dataset_size]]
-            if data.get(key, loaded.fingerprint()) != loaded.fingerprint():
-                print(f"warning: {folders[domain]} has changed since training; some of the images "
-                      "held out now may have been trained on")  # fmt: skip
+            tell_if_changed(folders[domain], now[key], data.get(key), "training",
+                            "some of the images held out now may have been trained on")  # fmt: skip
         what = "images that training held out" if held_out else "images"
         print(f"{folders[domain]}: {len(images[domain])} {what}")
     refuse_swapped(now, data, "the model's training")

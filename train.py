@@ -31,13 +31,7 @@ import distributed
 from arguments import print_options, resumed_options, train_options
 from batches import UnpairedBatches, split_holdout, to_float
 from checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
-from dataset import (
-    ImageArray,
-    check_domains,
-    find_images_or_explain,
-    load_folder,
-    refuse_swapped,
-)
+from dataset import ImageArray, check_domains, find_images_or_explain, load_folder
 from demo_faces import make_demo
 from encoder import MISFITS, trained_on
 from errors import UserError, one_line_errors
@@ -57,6 +51,7 @@ from logbook import (
 )
 from metrics import relative_spread
 from models import check_size, make_model
+from run_data import refuse_swapped, tell_if_changed
 from tensorboard_log import TensorBoard, check_installed
 from translation_model import NonFiniteLoss, TranslationModel
 
@@ -148,9 +143,9 @@ def train(until_the_end: ExitStack) -> None:
                 )
         totals.update(saved["totals"])
         for key in data:
-            if saved.get("data", data).get(key) != data[key]:
-                print(f"warning: {getattr(opt, key)} has changed since {path} was saved; the order "
-                      "of the images and those held out are others now")  # fmt: skip
+            tell_if_changed(getattr(opt, key), data[key], saved.get("data", {}).get(key),
+                            f"{path} was saved", "the order of the images and those held out are "
+                            "others now")  # fmt: skip
         del saved
         print(f"Resuming {opt.name} in epoch {epoch + 1} after {batch} steps of it")
 

@@ -300,6 +300,40 @@ def test_a_moved_folder_keeps_its_cache(tmp_path, monkeypatch):
     assert len(load(moved, tmp_path / "cache").images) == 3
 
 
+def test_two_folders_never_share_a_cache_though_archives_gave_them_equal_names_sizes_and_dates(
+    tmp_path,
+):
+    folders = [tmp_path / side / "faces" for side in "ab"]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        Image.fromarray(noise(SIZE, SIZE, number)).save(folder / "000.ppm")  # of one size always
+        os.utime(folder / "000.ppm", (1, 1))
+    first, second = (load(folder, tmp_path / "cache") for folder in folders)
+    assert not np.array_equal(first.images, second.images)
+    assert first.fingerprint() != second.fingerprint()
+
+
+def test_a_file_replaced_by_one_of_equal_size_and_date_is_decoded_again(tmp_path):
+    folder = make_folder(tmp_path / "a", 3)
+    Image.fromarray(noise(SIZE, SIZE, 1)).save(folder / "003.ppm")
+    os.utime(folder / "003.ppm", (1, 1))
+    before = load(folder, tmp_path / "cache").images.copy()
+    Image.fromarray(noise(SIZE, SIZE, 2)).save(folder / "003.ppm")
+    os.utime(folder / "003.ppm", (1, 1))
+    assert not np.array_equal(before, load(folder, tmp_path / "cache").images)
+
+
+def test_a_fingerprint_is_of_names_and_pixels_and_not_of_place_or_date(tmp_path):
+    """A run may move to another machine, and its cache be built again."""
+    one, same, other = (make_folder(tmp_path / name, 3) for name in ("one", "same", "other"))
+    os.utime(same / "000.png", (1, 1))
+    Image.fromarray(noise(12, 10, 9)).save(other / "001.png")
+    prints = [load(f, tmp_path / "cache").fingerprint() for f in (one, same, other)]
+    assert prints[0] == prints[1] != prints[2]
+    assert prints[0].split("-")[0] == prints[2].split("-")[0]
+    assert load(one, tmp_path / "cache").fingerprint() == prints[0]  # also from the index
+
+
 @pytest.mark.parametrize("change", ["touched", "rewritten", "added", "removed", "renamed", "size"])
 def test_a_changed_folder_is_decoded_again(tmp_path, change):
     folder, options = make_folder(tmp_path / "a", 3), {}

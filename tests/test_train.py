@@ -275,6 +275,40 @@ def test_a_folder_that_changed_since_training_is_told(workplace, train, script):
     assert told in script("test.py", "--name", "run", "--gpu_ids", -1).out
 
 
+def test_other_pictures_of_the_same_names_are_told_by_every_script(workplace, train, script):
+    assert train("--name", "run").code == 0
+    Image.fromarray(np.full((64, 64, 3), 7, np.uint8)).save("data/person/03.png")
+    told = "warning: data/person has changed since"
+    folders = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
+    assert told in script("evaluate.py", "--name", "run", "--gpu_ids", -1, *folders).out
+    assert told in script("test.py", "--name", "run", "--gpu_ids", -1).out
+    done = script("train.py", "--resume", "--niter", 3, "--gpu_ids", -1).out
+    assert told in done and "data/anime has changed" not in done
+
+
+def test_folders_of_equal_names_are_refused_when_they_are_swapped(workplace, train, script):
+    assert train("--name", "run").code == 0
+    swapped = ("--domain_A_path", "data/person", "--domain_B_path", "data/anime", "--gpu_ids", -1)
+    for done in (script("train.py", "--resume", "--niter", 3, *swapped),
+                 script("test.py", "--name", "run", *swapped)):  # fmt: skip
+        assert done.code == 2 and "the domains are swapped" in done.err
+
+
+def test_a_checkpoint_that_knows_names_alone_goes_on_and_says_what_cannot_be_checked(
+    workplace, train, script
+):
+    assert train("--name", "run").code == 0
+    path = "model_ckpt/run/latest.pth"
+    state = torch.load(path, weights_only=True)
+    state["data"] = {key: value.split("-")[0] for key, value in state["data"].items()}
+    torch.save(state, path)
+    unknown = "data/anime: whether its images are those of"
+    assert unknown in script("test.py", "--name", "run", "--gpu_ids", -1).out
+    done = script("train.py", "--resume", "--niter", 3, "--gpu_ids", -1)
+    assert done.code == 0 and unknown in done.out and "has changed" not in done.out
+    assert unknown not in script("test.py", "--name", "run", "--gpu_ids", -1).out
+
+
 def test_too_few_held_out_images_have_no_figures_and_make_no_best(workplace, train):
     assert train("--name", "run").code == 0  # a tenth of 12 pictures is one
     assert not Path("model_ckpt/run/best.pth").exists()
