@@ -28,7 +28,7 @@ from dataset import check_domains, find_images, load_folder
 from demo_faces import load_pairs, make_demo
 from demo_truth import factor_agreement, pixel_error
 from errors import UserError, one_line_errors
-from files import atomic_write
+from files import atomic_write, refuse_unwritable
 from generators import check_model, find_generators, load_generators
 from grids import save_grid
 from option_types import given_options, make_parser, refuse_beside_demo, whole
@@ -44,6 +44,8 @@ DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from,
 @one_line_errors
 def main() -> None:
     opt, given = evaluate_options()
+    output = Path(opt.output)
+    refuse_lost_results(output)
     results: dict = {"seed": opt.seed}
     model, images = None, {}
     if opt.floors_only or opt.fakes:
@@ -69,7 +71,6 @@ def main() -> None:
         results[domain] = {"N": len(found["test"]), "split": found["split"],
                            "floor": floors(found["test"], opt.seed)}  # fmt: skip
 
-    output = Path(opt.output)
     if not opt.floors_only:
         attributes = opt.attributes and read_attributes(*map(Path, opt.attributes))
         made = {}
@@ -141,6 +142,21 @@ def evaluate_options() -> tuple[Namespace, dict]:
     given = given_options(build())
     refuse_beside_demo(given)
     return opt, given
+
+
+def refuse_lost_results(output: Path) -> None:
+    """Raise UserError if the figures or the grids could not be written after minutes of work."""
+    if output.is_dir():
+        raise UserError(f"--output {output}: is a folder; name a file in it, such as "
+                        f"{output / 'results.json'}")  # fmt: skip
+    grids = output.with_suffix("")
+    if grids == output:
+        raise UserError(f"--output {output}: has no suffix, and the folder of that name is for the "
+                        f"grids; use {output}.json")  # fmt: skip
+    if grids.exists() and not grids.is_dir():
+        raise UserError(f"--output {output}: its grids go to the folder {grids}, which is a file; "
+                        "choose another name")  # fmt: skip
+    refuse_unwritable(output)
 
 
 # ------------------------------------------------------------------------------------- data

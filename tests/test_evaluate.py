@@ -99,6 +99,23 @@ def test_bad_input_ends_in_one_clear_line_and_exit_code_2(run, script, flags, wo
         assert word in last
 
 
+@pytest.mark.parametrize("name,words", [
+    ("results", "--output results: has no suffix"),
+    ("there.json", "--output there.json: is a folder; name a file in it"),
+    (".", "--output .: is a folder"),
+    ("taken.json", "--output taken.json: its grids go to the folder taken, which is a file"),
+    ("taken/results.json", "taken/results.json: cannot be written"),
+])  # fmt: skip
+def test_an_output_that_could_not_be_written_is_refused_before_the_work(
+    workplace, script, name, words
+):
+    os.mkdir("there.json")
+    open("taken", "w").close()
+    done = script("evaluate.py", *HERE, *FOLDERS, "--floors_only", "--output", name)
+    assert done.code == 2 and done.err.startswith(f"error: {words}")
+    assert done.out == ""  # nothing was measured yet
+
+
 def test_attributes_are_read_by_file_name_with_minus_one_as_no(tmp_path):
     path = tmp_path / "list.csv"
     with open(path, "w", newline="") as file:
