@@ -5,6 +5,7 @@ test persons, before it judges what a model makes of them.
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -51,16 +52,22 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise ValueError("no row below a header with 'file'")
         if any(None in row for row in rows):
             raise ValueError("a row has more cells than the header")
-        return rows
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"--attributes {path}: not a table with a header, a column 'file' and attributes as "
             f"0 or 1 ({error})"
         ) from error
+    first: dict[str, dict[str, str]] = {}
+    for row in rows:
+        other = first.setdefault(Path(row["file"]).stem, row)
+        if other | {"file": ""} != row | {"file": ""}:
+            raise UserError(f"--attributes {path}: {other['file']} and {row['file']} have one name "
+                            "and differ; give each folder a table of its own")  # fmt: skip
+    return rows
 
 
-def read_attributes(*paths: Path) -> dict[str, dict[str, int]]:
-    """Rows of CSVs by file name (without folder and type), values 0 or 1; -1 is read as 0.
+def read_attributes(*paths: Path) -> list[dict[str, dict[str, int]]]:
+    """Rows of each CSV by file name (without folder and type), values 0 or 1; -1 is read as 0.
 
     Of the groups those that all of the tables have. Raises UserError if one is missing or is no
     such table, or if there is no such group.
@@ -70,14 +77,51 @@ def read_attributes(*paths: Path) -> dict[str, dict[str, int]]:
     if not groups:
         raise UserError(f"--attributes {' '.join(map(str, paths))}: no column of "
                         f"{', '.join(GROUPS)} in {'each' if len(paths) > 1 else 'it'}")  # fmt: skip
-    read = {}
+    read = []
     for path, rows in zip(paths, tables, strict=True):
         try:
-            read |= {Path(row["file"]).stem: {g: int(int(row[g]) > 0) for g in groups}
-                     for row in rows}  # fmt: skip
+            read.append({Path(row["file"]).stem: {g: int(int(row[g]) > 0) for g in groups}
+                         for row in rows})  # fmt: skip
         except ValueError as error:
             raise UserError(f"--attributes {path}: attributes must be 0 or 1 ({error})") from error
     return read
+
+
+def refuse_ambiguous(table: dict[str, object], *folders: tuple[list[str], Sequence]) -> None:
+    """Raise UserError if one row of a table, by file name, would be that of different images.
+
+    folders: the names of the images of each, and the images, as tensors or arrays of one type.
+    """
+    seen: dict[str, tuple[str, object]] = {}
+    for names, images in folders:
+        for name, image in zip(names, images, strict=True):
+            stem = Path(name).stem
+            if stem in table:
+                other, before = seen.setdefault(stem, (name, image))
+                if not bool((before == image).all()):
+                    raise UserError(f"--attributes: one row, {stem}, for two images, {other} and "
+                                    f"{name}; name one table for each folder, that of training "
+                                    "first, and no two images of a folder alike")  # fmt: skip
+
+
+def tables_of(person: dict, *paths: Path) -> list[dict[str, dict[str, int]]]:
+    """The table of the training persons and that of the test persons, or one for both.
+
+    person: {"test", "names", "train", "train_names"}, images and names of their files, "train"
+    None where there are none. Raises UserError, also where a row would be that of two images.
+    """
+    tables = read_attributes(*paths)
+    if len(tables) > 2:
+        raise UserError(f"--attributes {' '.join(map(str, paths))}: more than two tables; give one, "
+                        "or that of the training images and that of the test images")  # fmt: skip
+    if person["train"] is not None:
+        folders = (person["train_names"], person["train"]), (person["names"], person["test"])
+        if len(tables) == 1:
+            refuse_ambiguous(tables[0], *folders)
+        else:
+            for table, folder in zip(tables, folders, strict=True):
+                refuse_ambiguous(table, folder)
+    return tables
 
 
 def labels_of(
@@ -122,7 +166,7 @@ def judged(net: nn.Module, images: Tensor) -> Tensor:
 
 
 def by_group(
-    attributes: dict[str, dict[str, int]],
+    tables: list[dict[str, dict[str, int]]],
     person: dict,
     to_anime: Tensor,
     back: Tensor,
@@ -131,13 +175,13 @@ def by_group(
 ) -> dict[str, dict]:
     """Figures of each group of persons.
 
-    person: {"test", "names", "train", "train_names"}; to_anime and back: anime made of the test
-    persons, and these made persons again; from_anime: persons made of the test anime.
+    tables, person: see tables_of; to_anime and back: anime made of the test persons, and these made
+    persons again; from_anime: persons made of the test anime.
     """
     figures = {}
-    for group in next(iter(attributes.values())):
-        known, labels = labels_of(person["names"], attributes, group)
-        train_known, train_labels = labels_of(person["train_names"], attributes, group)
+    for group in next(iter(tables[0].values())):
+        known, labels = labels_of(person["names"], tables[-1], group)
+        train_known, train_labels = labels_of(person["train_names"], tables[0], group)
         members = known & (labels == 1)
         others = known & (labels == 0)
         enough = [train_known & (train_labels == v) for v in (0.0, 1.0)]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import metrics
 from arguments import add_data_options, add_model_options, resolve_gpu_ids
-from attributes import by_group, read_attributes
+from attributes import by_group, tables_of
 from batches import derived_generator, split_holdout, to_float, to_uint8
 from dataset import check_domains, find_images, load_folder
 from demo_faces import load_pairs, make_demo
@@ -72,7 +72,7 @@ def main() -> None:
                            "floor": floors(found["test"], opt.seed)}  # fmt: skip
 
     if not opt.floors_only:
-        attributes = opt.attributes and read_attributes(*map(Path, opt.attributes))
+        tables = opt.attributes and tables_of(images["person"], *map(Path, opt.attributes))
         made = {}
         directions = [d for d in DIRECTIONS if opt.direction in (None, d)
                        and (opt.fakes or d in model.directions)]  # fmt: skip
@@ -85,15 +85,15 @@ def main() -> None:
             results[direction] = figures
             if model:
                 save_cases(output.with_suffix(""), direction, source, target, fakes, recs)
-        if attributes and len(made) < 2:
+        if tables and len(made) < 2:
             print("groups left out: they are judged on persons made again, for which both "
                   "directions are needed")  # fmt: skip
-        elif attributes and images["person"]["train"] is None:
+        elif tables and images["person"]["train"] is None:
             print("groups left out: their classifiers learn from training persons; name those of "
                   "this model with --train_B_path")  # fmt: skip
-        elif attributes:
+        elif tables:
             to_anime, back = made["BtoA"]
-            results["groups"] = by_group(attributes, images["person"], to_anime, back,
+            results["groups"] = by_group(tables, images["person"], to_anime, back,
                                          made["AtoB"][0], opt.seed)  # fmt: skip
     with atomic_write(output) as file:
         file.write(json.dumps(results, indent=2).encode())
@@ -124,8 +124,8 @@ def evaluate_options() -> tuple[Namespace, dict]:
                           help="only what halves of the real images score against each other")
         parser.set_defaults(domain_A_path=None, domain_B_path=None)
         data.add_argument("--attributes", nargs="+", metavar="CSV",
-                          help="tables with a row per person image, those of training and of "
-                          "testing: file, Male, ...")
+                          help="table with a row per person image (file, Male, ...), or two: that "
+                          "of the training images, then that of the test images")
         fid = parser.add_argument_group("FID and KID (pip install -r requirements-eval.txt)")
         fid.add_argument("--inception_weights", help="local file, for machines without a network")
         fid.add_argument("--features", help="own encoder in Inception's place (see encoder.py)")

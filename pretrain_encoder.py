@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from arguments import add_data_options, resolve_gpu_ids
-from attributes import read_column, read_table
+from attributes import read_column, read_table, refuse_ambiguous
 from batches import UnpairedBatches, derived_generator, split_holdout, to_float
 from dataset import CROPS, ImageArray, check_domains, load_folder
 from demo_faces import make_demo, training_factors
@@ -148,6 +148,7 @@ def find_labels(opt: Namespace, images: dict[str, ImageArray]) -> dict[str, Labe
         return {d: Labels(torch.full((len(stems[d]), 0), torch.nan), []) for d in DOMAINS}
 
     names, table = read_table(Path(opt.attributes))
+    refuse_ambiguous(table, (images["B"].paths, images["B"].images))
     unknown = [float("nan")] * len(names)
     # Of persons alone: anime files often have the same numbers for names.
     values = torch.tensor([table.get(stem, unknown) for stem in stems["B"]])

@@ -98,11 +98,11 @@ class Data:
         self.test = {"anime": floats(loaded[2]), "person": floats(loaded[3])}
         self.judge_of_men = None
         if options.attributes:
-            table = read_attributes(*options.attributes)
-            known, male = labels_of(self.train_B.paths, table, "Male")
+            tables = read_attributes(*options.attributes)
+            known, male = labels_of(self.train_B.paths, tables[0], "Male")
             images = torch.from_numpy(self.train_B.images[known.numpy()])
             self.judge_of_men = train_classifier(to_float(images), male[known], seed=0)
-            self.known, self.male = labels_of(loaded[3].paths, table, "Male")
+            self.known, self.male = labels_of(loaded[3].paths, tables[-1], "Male")
 
 
 def floats(images: ImageArray) -> Tensor:

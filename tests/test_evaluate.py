@@ -84,6 +84,7 @@ def test_of_ready_outputs_copies_are_found_as_their_inputs(workplace, script):
         (["--floors_only"], ["--domain_A_path"]),
         (["--demo", *FOLDERS], ["--domain_A_path data/anime: --demo has images"]),
         ([*FOLDERS, "--attributes", "few/0.png"], ["--attributes few/0.png"]),
+        ([*FOLDERS, "--attributes", "one.csv", "one.csv", "one.csv"], ["more than two tables"]),
     ],
 )
 def test_bad_input_ends_in_one_clear_line_and_exit_code_2(run, script, flags, words):
@@ -121,7 +122,7 @@ def test_attributes_are_read_by_file_name_with_minus_one_as_no(tmp_path):
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["file", "Male", "Other"], ["a.jpg", "1", "x"], ["b.jpg", "-1", "x"]])
-    assert read_attributes(path) == {"a": {"Male": 1}, "b": {"Male": 0}}
+    assert read_attributes(path) == [{"a": {"Male": 1}, "b": {"Male": 0}}]
     path.write_text("file,Other\na,1\n")
     with pytest.raises(UserError, match="--attributes .*no column of Male"):
         read_attributes(path)
@@ -132,9 +133,47 @@ def test_of_several_tables_only_groups_that_all_have_are_read(tmp_path):
     a.write_text("file,Male,Eyeglasses\na.jpg,1,0\n")
     b.write_text("file,Black_Hair,Male\nb.jpg,1,-1\n")
     c.write_text("file,Gray_Hair\nc.jpg,1\n")
-    assert read_attributes(a, b) == {"a": {"Male": 1}, "b": {"Male": 0}}
+    assert read_attributes(a, b) == [{"a": {"Male": 1}}, {"b": {"Male": 0}}]
     with pytest.raises(UserError, match="no column of Male.* in each"):
         read_attributes(a, b, c)
+
+
+def test_a_table_labels_its_own_folder_alone_where_both_folders_have_the_same_names(run, script):
+    for folder, shift in (("train", 0), ("test", 1)):  # the label is whether a face is bright
+        os.mkdir(folder)
+        rows = ["file,Male"]
+        for i in range(24):
+            label = (i + shift) % 2
+            Image.new("RGB", (64, 64), (40 + 150 * label, i, 0)).save(f"{folder}/{i:05}.png")
+            rows.append(f"{i:05}.png,{label}")
+        with open(f"{folder}.csv", "w") as file:
+            file.write("\n".join(rows))
+    flags = ("--domain_A_path", "data/anime", "--domain_B_path", "test", "--train_B_path", "train")
+    done = script("evaluate.py", *HERE, *flags, "--attributes", "train.csv")
+    assert done.code == 2
+    assert "--attributes: one row, 00000, for two images, 00000.png and 00000.png" in done.err
+    done = script("evaluate.py", *HERE, *flags, "--attributes", "train.csv", "test.csv")
+    assert done.code == 0, done.err
+    assert "12 test persons with, 12 without, 12 training persons without, 12 with it" in done.out
+
+
+def test_persons_of_training_and_of_testing_get_the_labels_of_their_own_tables():
+    images = (torch.arange(80) % 2 * 1.0 - 0.5)[:, None, None, None].expand(-1, 3, 64, 64)
+    names = [f"{i:05}.png" for i in range(80)]
+    bright = {f"{i:05}": {"Male": i % 2} for i in range(80)}
+    dark = {name: {"Male": 1 - row["Male"]} for name, row in bright.items()}
+    person = {"test": -images, "names": names, "train": images, "train_names": names}
+    found = by_group([bright, dark], person, -images, -images, images, seed=0)["Male"]
+    assert found["classifier_accuracy"] == 1
+
+
+def test_two_rows_of_one_file_name_that_differ_are_refused(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("file,Male\ntrain/0.png,1\ntest/0.png,0\n")
+    with pytest.raises(UserError, match="--attributes .*train/0.png and test/0.png have one name"):
+        read_attributes(path)
+    path.write_text("file,Male\ntrain/0.png,1\ntest/0.png,1\n")
+    assert read_attributes(path) == [{"0": {"Male": 1}}]
 
 
 def test_tables_of_training_and_testing_are_joined_and_what_is_missing_is_told(run, script):
@@ -172,10 +211,10 @@ def test_groups_tell_who_loses_an_attribute_there_and_back():
     table = {f"p{i}": {"Male": int(label)} for i, label in enumerate(labels)}
     person = {"test": people(labels), "names": names, "train": people(labels), "train_names": names}
     nobody = people(torch.zeros(80))
-    lost = by_group(table, person, person["test"], nobody, nobody, seed=0)["Male"]
+    lost = by_group([table], person, person["test"], nobody, nobody, seed=0)["Male"]
     assert lost["classifier_accuracy"] > 0.95 and lost["majority_rate"] == 0.5
     assert lost["kept_after_there_and_back"] < 0.1 and lost["share_of_persons_made_of_anime"] < 0.1
-    kept = by_group(table, person, person["test"], person["test"], nobody, seed=0)["Male"]
+    kept = by_group([table], person, person["test"], person["test"], nobody, seed=0)["Male"]
     assert kept["kept_after_there_and_back"] > 0.9 and kept["gained_after_there_and_back"] < 0.1
     assert kept["retrieval_colour"]["top1"] == 1
 

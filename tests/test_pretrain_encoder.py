@@ -206,6 +206,16 @@ def test_the_demo_learns_from_its_factors(workplace, script, monkeypatch):
     assert "hair_colour=red" in done.out and "--model dtn --demo" in done.out
 
 
+def test_one_row_of_a_table_is_not_the_label_of_two_faces(pretrain):
+    for name, colour in (("a", "red"), ("b", "blue")):
+        os.mkdir(f"data/person/{name}")
+        Image.new("RGB", (64, 64), colour).save(f"data/person/{name}/0.png")
+    write_table([["file", "Male"], ["a/0.png", 1]])
+    done = pretrain("--attributes", "table.csv")
+    assert done.code == 2
+    assert "--attributes: one row, 0, for two images, a/0.png and b/0.png" in done.err
+
+
 @pytest.mark.parametrize(
     "flags,words",
     [

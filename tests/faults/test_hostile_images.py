@@ -387,7 +387,7 @@ def test_a_report_that_leads_elsewhere_is_refused(prepare):
 def test_a_broken_table_of_attributes_is_one_line(content):
     Path("a.csv").write_bytes(content)
     try:
-        rows = read_attributes(Path("a.csv"))
+        (rows,) = read_attributes(Path("a.csv"))
         assert all(set(row.values()) <= {0, 1} for row in rows.values())
     except UserError as error:
         assert "--attributes a.csv: " in str(error)
