@@ -23,10 +23,10 @@ from option_types import (
     given_options,
     make_parser,
     number,
-    refuse_beside_demo,
     run_name,
     whole,
 )
+from unread import TEST, refuse_unread
 
 # What --demo changes: a net and a run that two CPU cores finish in about five minutes.
 DEMO_DEFAULTS = {
@@ -67,7 +67,7 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     resumed_options lays over a checkpoint's. Raises UserError.
     """
     parser = _train_parser()
-    given = given_options(_train_parser(), argv)
+    given = given_options(parser, argv)
     if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
         if given.get("model") == "dtn":
@@ -112,19 +112,15 @@ def resumed_options(saved: dict, given: dict, source: object = "the file") -> Na
 def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     """Parse and check the options of test.py; returns them resolved, and those really given."""
     parser = _test_parser()
-    opt = parser.parse_args(argv)
+    opt, given = parser.parse_args(argv), given_options(parser, argv)
+    refuse_unread(TEST, given, opt)
     if opt.input and not (opt.direction and opt.output):
         raise UserError(
             f"--input {opt.input}: needs --direction (AtoB: anime to person, BtoA: person to "
             "anime) and --output DIR"
         )
-    alone = ("overwrite", "compare", "detect_faces", "cascade")
-    if not opt.input and any(getattr(opt, name) for name in alone):
-        raise UserError(f"--{', --'.join(alone)}: these go with --input FILE_OR_FOLDER; name one")
     opt.output = opt.output or "test_image"
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
-    given = given_options(_test_parser(), argv)
-    refuse_beside_demo(given)
     return opt, given
 
 

@@ -112,8 +112,8 @@ def tables_of(person: dict, *paths: Path) -> list[dict[str, dict[str, int]]]:
     """
     tables = read_attributes(*paths)
     if len(tables) > 2:
-        raise UserError(f"--attributes {' '.join(map(str, paths))}: more than two tables; give one, "
-                        "or that of the training images and that of the test images")  # fmt: skip
+        raise UserError(f"--attributes {' '.join(map(str, paths))}: more than two; give one table, "
+                        "or that of training images and that of test images")  # fmt: skip
     if person["train"] is not None:
         folders = (person["train_names"], person["train"]), (person["names"], person["test"])
         if len(tables) == 1:

@@ -31,9 +31,10 @@ from errors import UserError, one_line_errors
 from files import atomic_write, refuse_unwritable
 from generators import check_model, find_generators, load_generators
 from grids import save_grid
-from option_types import given_options, make_parser, refuse_beside_demo, whole
+from option_types import given_options, make_parser, whole
 from run_data import tell_if_changed
 from translation_model import TranslationModel
+from unread import EVALUATE, refuse_unread
 
 MOST_TRAINING_IMAGES = 15000  # per domain, evenly spaced: bounds memory and time
 FEWEST = 6  # test images: retrieval in five needs one more
@@ -105,42 +106,38 @@ def main() -> None:
 
 def evaluate_options() -> tuple[Namespace, dict]:
     """Parse the options; returns them, and those really given. Raises UserError."""
+    parser = make_parser("Measure a trained model, or ready folders of outputs.")
+    add_model_options(parser)
+    data = parser.add_argument_group("data (default: the run's own held-out images)")
+    add_data_options(parser, data)
+    data.add_argument("--dataset_size", type=whole(8), default=1000,
+                      help="first N images of each domain")
+    data.add_argument("--train_A_path", help="anime faces that a published model was trained "
+                      "on, for memorisation; a run knows its own")
+    data.add_argument("--train_B_path", help="person faces, likewise")
+    data.add_argument("--fakes", help="folder of ready outputs, one for each input in order")
+    data.add_argument("--direction", choices=tuple(DIRECTIONS),
+                      help="only this one; needed for --fakes, 64 pixels wide unless "
+                      "--image_size says otherwise")
+    data.add_argument("--floors_only", action="store_true",
+                      help="only what halves of the real images score against each other")
+    parser.set_defaults(domain_A_path=None, domain_B_path=None)
+    data.add_argument("--attributes", nargs="+", metavar="CSV",
+                      help="table with a row per person image (file, Male, ...), or two: that "
+                      "of the training images, then that of the test images")
+    fid = parser.add_argument_group("FID and KID (pip install -r requirements-eval.txt)")
+    fid.add_argument("--inception_weights", help="local file, for machines without a network")
+    fid.add_argument("--features", help="own encoder in Inception's place (see encoder.py)")
+    run = parser.add_argument_group("run")
+    run.add_argument("--batch_size", type=whole(1), default=50, help="images at a time")
+    run.add_argument("--seed", type=whole(0), default=0, help="of patches and resampling")
+    run.add_argument("--output", default="results.json", help="JSON file; grids go beside it")
 
-    def build():
-        parser = make_parser("Measure a trained model, or ready folders of outputs.")
-        add_model_options(parser)
-        data = parser.add_argument_group("data (default: the run's own held-out images)")
-        add_data_options(parser, data)
-        data.add_argument("--dataset_size", type=whole(8), default=1000,
-                          help="first N images of each domain")
-        data.add_argument("--train_A_path", help="anime faces that a published model was trained "
-                          "on, for memorisation; a run knows its own")
-        data.add_argument("--train_B_path", help="person faces, likewise")
-        data.add_argument("--fakes", help="folder of ready outputs, one for each input in order")
-        data.add_argument("--direction", choices=tuple(DIRECTIONS),
-                          help="only this one; needed for --fakes, 64 pixels wide unless "
-                          "--image_size says otherwise")
-        data.add_argument("--floors_only", action="store_true",
-                          help="only what halves of the real images score against each other")
-        parser.set_defaults(domain_A_path=None, domain_B_path=None)
-        data.add_argument("--attributes", nargs="+", metavar="CSV",
-                          help="table with a row per person image (file, Male, ...), or two: that "
-                          "of the training images, then that of the test images")
-        fid = parser.add_argument_group("FID and KID (pip install -r requirements-eval.txt)")
-        fid.add_argument("--inception_weights", help="local file, for machines without a network")
-        fid.add_argument("--features", help="own encoder in Inception's place (see encoder.py)")
-        run = parser.add_argument_group("run")
-        run.add_argument("--batch_size", type=whole(1), default=50, help="images at a time")
-        run.add_argument("--seed", type=whole(0), default=0, help="of patches and resampling")
-        run.add_argument("--output", default="results.json", help="JSON file; grids go beside it")
-        return parser
-
-    opt = build().parse_args()
+    opt, given = parser.parse_args(), given_options(parser)
+    refuse_unread(EVALUATE, given, opt)
     if opt.fakes and not opt.direction:
         raise UserError(f"--fakes {opt.fakes}: needs --direction, AtoB or BtoA")
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
-    given = given_options(build())
-    refuse_beside_demo(given)
     return opt, given
 
 
@@ -362,7 +359,8 @@ def table(results: dict) -> str:
     row("FID", lambda r: f"{r['fid_kid']['fid']:.2f}")
     row("KID x1000", lambda r: f"{1000 * r['fid_kid']['kid']:.2f}")
     row("spread over real", lambda r: f"{r['diversity']['spread']:.2f}")
-    row("near duplicates (real: 1 %)", lambda r: f"{r['diversity']['near_duplicates']:.1%}")
+    row("near duplicates (real)", lambda r: f"{r['diversity']['near_duplicates']:.1%} "
+        f"({r['diversity']['near_duplicates_real']:.1%})")
     few = min(results[domain]["N"] for domain in ("anime", "person")) < FEWEST_FOR_COLLAPSE
     row("collapsed", lambda r: f"too few to tell, {FEWEST_FOR_COLLAPSE} are needed" if few
         else "yes" if r["diversity"]["collapsed"] else "no")

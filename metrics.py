@@ -198,6 +198,7 @@ def collapse_report(outputs: Tensor, real: Tensor) -> dict[str, float | bool]:
     spread           relative_spread; small when all are nearly one picture
     nearest          median distance to the nearest other output, over that of real images
     near_duplicates  near_duplicate_share; large also when a few different pictures take turns
+    near_duplicates_real  the same of the real images: 0.01, or 2 / N where that is more
     collapsed        spread < COLLAPSE_SPREAD or near_duplicates > COLLAPSE_DUPLICATES
 
     Trust it from N = 50 on: one sample in ten of 12 real images is called collapsed by chance.
@@ -210,6 +211,7 @@ def collapse_report(outputs: Tensor, real: Tensor) -> dict[str, float | bool]:
         "spread": varied,
         "nearest": own.median().item() / max(usual.median().item(), 1e-8),
         "near_duplicates": duplicates,
+        "near_duplicates_real": _share_as_near(usual, usual),
         "collapsed": varied < COLLAPSE_SPREAD or duplicates > COLLAPSE_DUPLICATES,
     }
 

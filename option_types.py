@@ -3,6 +3,7 @@
 import argparse
 import math
 import reprlib
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -25,20 +26,12 @@ def make_parser(description: str) -> OneLineParser:
     return OneLineParser(description=description, formatter_class=_Help, allow_abbrev=False)
 
 
-def refuse_beside_demo(given: dict, *more: str) -> None:
-    """Raise UserError if --demo, which has images of its own, stands beside folders of images."""
-    for key in ("domain_A_path", "domain_B_path", *more):
-        if given.get("demo") and key in given:
-            raise UserError(f"--{key} {given[key]}: --demo has images and labels of its own; leave "
-                            "one of them out")  # fmt: skip
-
-
 def given_options(parser: OneLineParser, argv: Sequence[str] | None = None) -> dict:
     """The options that stand on the command line, without any default."""
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    parser._defaults.clear()
-    return vars(parser.parse_args(argv))
+    absent = object()  # where a value is there already, argparse leaves out the default
+    blank = Namespace(**{action.dest: absent for action in parser._actions})
+    found = vars(parser.parse_args(argv, blank))
+    return {key: value for key, value in found.items() if value is not absent}
 
 
 def whole(least: int, most: int = 2**53) -> Callable[[str], int]:

@@ -31,7 +31,8 @@ from demo_truth import factor_labels
 from encoder import Encoder, save_encoder
 from errors import UserError, one_line_errors
 from files import refuse_unwritable
-from option_types import given_options, make_parser, number, refuse_beside_demo, whole
+from option_types import given_options, make_parser, number, whole
+from unread import PRETRAIN, refuse_unread
 
 DEMO = Path("data/demo")
 DEMO_DEFAULTS = {
@@ -91,35 +92,32 @@ def main() -> None:
 
 def encoder_options() -> Namespace:
     """Parse the options. Raises UserError."""
+    parser = make_parser("Train the encoder f of --model dtn.")
+    data = parser.add_argument_group("data")
+    add_data_options(parser, data)
+    data.add_argument("--dataset_size", type=whole(2), default=50000,
+                      help="use the first N images of each domain, in sorted order")
+    data.add_argument("--image_size", type=whole(16), default=64,
+                      help="side of the square, pixels; that of train.py")
+    data.add_argument("--crop", choices=CROPS, default="center", help="as in train.py")
+    data.add_argument("--attributes",
+                      help="CSV with a row per labelled person image: file, attributes as 0 "
+                      "or 1, perhaps identity, or split as train, valid, test")
+    run = parser.add_argument_group("run")
+    run.add_argument("--width", type=whole(1), default=32, help="channels of the first layer")
+    run.add_argument("--dim", type=whole(2), default=128, help="numbers in f(x)")
+    run.add_argument("--steps", type=whole(0), default=3000, help="optimiser steps")
+    run.add_argument("--batch_size", type=whole(2), default=64, help="images of each domain")
+    run.add_argument("--lr", type=number(above=0), default=1e-3,
+                     help="Adam's first learning rate; from the middle on a line to 0")
+    run.add_argument("--seed", type=whole(0), default=0, help="of all chance")
+    run.add_argument("--output", default="data/encoder.pth", help="file to write")
 
-    def build():
-        parser = make_parser("Train the encoder f of --model dtn.")
-        data = parser.add_argument_group("data")
-        add_data_options(parser, data)
-        data.add_argument("--dataset_size", type=whole(2), default=50000,
-                          help="use the first N images of each domain, in sorted order")
-        data.add_argument("--image_size", type=whole(16), default=64,
-                          help="side of the square, pixels; that of train.py")
-        data.add_argument("--crop", choices=CROPS, default="center", help="as in train.py")
-        data.add_argument("--attributes",
-                          help="CSV with a row per labelled person image: file, attributes as 0 "
-                          "or 1, perhaps identity, or split as train, valid, test")
-        run = parser.add_argument_group("run")
-        run.add_argument("--width", type=whole(1), default=32, help="channels of the first layer")
-        run.add_argument("--dim", type=whole(2), default=128, help="numbers in f(x)")
-        run.add_argument("--steps", type=whole(0), default=3000, help="optimiser steps")
-        run.add_argument("--batch_size", type=whole(2), default=64, help="images of each domain")
-        run.add_argument("--lr", type=number(above=0), default=1e-3,
-                         help="Adam's first learning rate; from the middle on a line to 0")
-        run.add_argument("--seed", type=whole(0), default=0, help="of all chance")
-        run.add_argument("--output", default="data/encoder.pth", help="file to write")
-        return parser
-
-    parser, given = build(), given_options(build())
+    given = given_options(parser)
     if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
-        refuse_beside_demo(given, "attributes")
     opt = parser.parse_args()
+    refuse_unread(PRETRAIN, given, opt)
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
     return opt
 

@@ -60,6 +60,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
     data: fingerprints of the folders as they were in training.
     """
     directions = [opt.direction] if opt.direction else model.directions
+    asked = given
     if model.opt.domain_A_path is None:  # published, or of another project
         given = {key: str(bundled(Path(folder))) for key, folder in BUNDLED.items()} | given
     if opt.demo:
@@ -69,6 +70,8 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
     for key, domain, direction in (("domain_A_path", "anime", "AtoB"),
                                    ("domain_B_path", "person", "BtoA")):  # fmt: skip
         if direction not in directions:
+            if key in asked:
+                print(f"--{key} {asked[key]}: not read, since only {directions[0]} is translated")
             continue
         held_out = key not in given
         folders[domain] = Path(given.get(key, getattr(model.opt, key)))

@@ -82,9 +82,9 @@ def test_of_ready_outputs_copies_are_found_as_their_inputs(workplace, script):
         (["--fakes", "few", "--direction", "BtoA", *FOLDERS], ["--fakes few: 1 outputs for 12"]),
         (["--fakes", "few"], ["--direction"]),
         (["--floors_only"], ["--domain_A_path"]),
-        (["--demo", *FOLDERS], ["--domain_A_path data/anime: --demo has images"]),
+        (["--demo", *FOLDERS], ["--domain_A_path data/anime: is not read beside --demo"]),
         ([*FOLDERS, "--attributes", "few/0.png"], ["--attributes few/0.png"]),
-        ([*FOLDERS, "--attributes", "one.csv", "one.csv", "one.csv"], ["more than two tables"]),
+        ([*FOLDERS, "--attributes", "one.csv", "one.csv", "one.csv"], ["more than two"]),
     ],
 )
 def test_bad_input_ends_in_one_clear_line_and_exit_code_2(run, script, flags, words):
@@ -115,6 +115,28 @@ def test_an_output_that_could_not_be_written_is_refused_before_the_work(
     done = script("evaluate.py", *HERE, *FOLDERS, "--floors_only", "--output", name)
     assert done.code == 2 and done.err.startswith(f"error: {words}")
     assert done.out == ""  # nothing was measured yet
+
+
+@pytest.mark.parametrize("flags,words", [
+    ("--fakes data/person --ckpt nowhere", "--ckpt nowhere: is not read beside --fakes"),
+    ("--fakes data/person --train_A_path nowhere", "--train_A_path nowhere: is not read beside"),
+    ("--fakes data/person --demo", "--demo: is not read beside --fakes data/person"),
+    ("--fakes data/person --attributes a.csv", "--attributes a.csv: is not read beside --fakes"),
+    ("--floors_only --name run", "--name run: is not read beside --floors_only"),
+    ("--floors_only --fakes data/person", "--fakes data/person: is not read beside --floors_only"),
+    ("--floors_only --features f.pth", "--features f.pth: is not read beside --floors_only"),
+    ("--attributes a.csv b.csv --direction BtoA", "--attributes a.csv b.csv: is not read beside"),
+])  # fmt: skip
+def test_an_option_that_would_not_be_read_is_refused(workplace, script, flags, words):
+    done = script("evaluate.py", *HERE, *FOLDERS, *flags.split())
+    assert done.code == 2 and words in done.err and "leave one of them out" in done.err
+
+
+def test_with_few_images_near_duplicates_are_told_beside_those_of_real_ones(workplace, script):
+    flags = ("--fakes", "data/person", "--direction", "BtoA")
+    done = script("evaluate.py", *HERE, *FOLDERS, *flags)
+    assert figures()["BtoA"]["diversity"]["near_duplicates_real"] == 2 / 12
+    assert "| near duplicates (real) | " in done.out and "(16.7%)" in done.out
 
 
 def test_attributes_are_read_by_file_name_with_minus_one_as_no(tmp_path):
@@ -189,9 +211,6 @@ def test_tables_of_training_and_testing_are_joined_and_what_is_missing_is_told(r
     assert figures()["groups"]["Male"]["N"] == 6  # of the test persons
     assert "6 test persons with, 6 without, 5 training persons without, 6 with it" in done.out
     assert "too few to tell" in done.out
-    flags = ("--fakes", "data/person", "--direction", "BtoA", "--attributes", "test.csv")
-    done = script("evaluate.py", *HERE, *folders, *flags)
-    assert done.code == 0 and "groups left out" in done.out
     assert script("publish.py", "--name", "run", "--output", "out").code == 0
     flags = ("--ckpt", "out", "--attributes", "test.csv")
     done = script("evaluate.py", *HERE, *folders, *flags)

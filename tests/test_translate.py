@@ -45,7 +45,9 @@ def test_grids_of_an_earlier_call_do_not_stay_beside_new_ones(run, script):
     paths = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
     assert script("test.py", *TEST, *paths, "--batch_size", 4).code == 0
     assert len(os.listdir("test_image")) == 3 * 4 + 1
-    assert script("test.py", *TEST, *paths, "--direction", "BtoA").code == 0
+    done = script("test.py", *TEST, *paths, "--direction", "BtoA")
+    assert done.code == 0
+    assert "--domain_A_path data/anime: not read, since only BtoA is translated" in done.out
     left = ["0__anime_test.png", "0__person_real.png", "README.md"]
     assert sorted(os.listdir("test_image")) == left
 
@@ -146,7 +148,7 @@ def change(path, **changes):
         (["--input", "liar.png", "--direction", "AtoB", "--output", "o"], ["none of 1"]),
         (["--input", "data", "--direction", "AtoB", "--output", "liar.png"], ["cannot be written"]),
         (["--domain_A_path", "none"], ["--domain_A_path none"]),
-        (["--demo", "--domain_B_path", "data"], ["--domain_B_path data: --demo has images"]),
+        (["--demo", "--domain_B_path", "data"], ["--domain_B_path data: is not read"]),
         (["--domain_A_path", "data/person"], ["--domain_B_path", "same folder"]),
     ],
 )
