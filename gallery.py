@@ -2,11 +2,13 @@
 
     python gallery.py                  # every run, a page to compare them, and test_image/
     python gallery.py --name sn_50000  # the page of that run alone
+    python gallery.py --name demo --animate    # and its epochs as one moving picture
 
 Writes save_image/index.html (the list of runs), save_image/<name>/index.html, with two or more runs
-save_image/compare.html, and test_image/index.html if test.py has written grids. Open them in a
-browser, straight from the disk. A page holds its own data, styles and scripts and shows the
-pictures beside it; it asks nothing of any server. train.py keeps the page of its run up to date.
+save_image/compare.html, and test_image/index.html if test.py has written grids; --animate adds
+save_image/<name>/epochs.webp. Open the pages in a browser, straight from the disk. A page holds its
+own data, styles and scripts and shows the pictures beside it; it asks nothing of any server.
+train.py keeps the page of its run up to date, test.py that of its grids.
 
 The templates are jinja2's, which PyTorch brings along.
 """
@@ -14,9 +16,11 @@ The templates are jinja2's, which PyTorch brings along.
 import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from animation import animate
 from errors import UserError, one_line_errors
 from files import atomic_write
 from gallery_data import find_runs, last_change, read_run, read_test_grids
@@ -31,15 +35,26 @@ ROWS = ["real", "fake", "reconstructed"]
 def main() -> None:
     parser = make_parser("Write pages to look through the grids, curves and options of all runs.")
     parser.add_argument("--name", type=run_name, help="run in save_image/; if not given: all")
+    parser.add_argument("--animate", action="store_true",
+                        help="also write the epochs of the run --name as an animated picture, "
+                        "epochs.webp")  # fmt: skip
     opt = parser.parse_args()
+    if opt.animate and not opt.name:
+        raise UserError("--animate: animates one run; name it with --name")
     folders = find_runs(RUNS)
     if opt.name:
         if RUNS / opt.name not in folders:
             names = ", ".join(sorted(folder.name for folder in folders)) or "none"
             raise UserError(f"--name {opt.name}: {RUNS / opt.name}/ has no log.jsonl and no grid; "
                             f"runs that have: {names}")  # fmt: skip
-        write_run_page(RUNS / opt.name)
-        return print(f"Page: {RUNS / opt.name / 'index.html'}")
+        run = read_run(RUNS / opt.name)
+        write_run_page(RUNS / opt.name, run)
+        print(f"Page: {RUNS / opt.name / 'index.html'}")
+        if opt.animate:
+            target = RUNS / opt.name / "epochs.webp"
+            epochs = animate(RUNS / opt.name, run["sections"], target)
+            print(f"Animation: {target} ({epochs} epochs, {target.stat().st_size // 1000} kB)")
+        return
 
     tests = read_test_grids(TESTS)
     has_tests = any(section["frames"] for section in tests["sections"])
@@ -55,10 +70,7 @@ def main() -> None:
             write_run_page(folder, run)
         print(f"Page: {RUNS / 'index.html'} (runs: {len(runs)})")
     if has_tests:
-        links = [("runs", f"../{RUNS}/index.html")] if runs else []
-        page = {"step": "grid", "rows": ROWS[:2], "runs": [tests]}
-        write_page(TESTS / "index.html", "viewer.html", title=TESTS.name, page=page, links=links)
-        print(f"Page: {TESTS / 'index.html'}")
+        print(f"Page: {write_tests_page(TESTS, tests)}")
 
 
 def write_run_page(folder: Path, run: dict | None = None) -> None:
@@ -77,10 +89,22 @@ def write_run_page(folder: Path, run: dict | None = None) -> None:
     write_page(folder / "index.html", "viewer.html", title=run["name"], page=page, links=links)
 
 
-def refresh_run_page(folder: Path) -> None:
-    """write_run_page for the training loop, which no fault of a page may stop."""
+def write_tests_page(folder: Path, tests: dict | None = None) -> Path:
+    """Write the page of the grids that test.py wrote to `folder`; returns its file.
+
+    tests: what read_test_grids gives, if they were read already. Raises UserError.
+    """
+    page = {"step": "grid", "rows": ROWS[:2], "runs": [tests or read_test_grids(folder)]}
+    runs = RUNS / "index.html"
+    links = [("runs", f"../{runs}")] if folder == TESTS and runs.exists() else []
+    write_page(folder / "index.html", "viewer.html", title=folder.name, page=page, links=links)
+    return folder / "index.html"
+
+
+def refresh_page(folder: Path, write: Callable[[Path], object] = write_run_page) -> None:
+    """Write a page at the end of other work, which no fault of a page may stop."""
     try:
-        write_run_page(folder)
+        write(folder)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         warn_once(f"warning: no page to look through the grids: {reason}")

@@ -28,6 +28,7 @@ from batches import split_holdout, to_float, to_uint8
 from dataset import check_domains, load_folder
 from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import one_line_errors
+from gallery import refresh_page, write_tests_page
 from gallery_data import TEST_GRID
 from generators import bundled, check_model, find_generators, load_generators
 from grids import save_grid
@@ -112,7 +113,8 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
     for path in output.iterdir():  # of an earlier call, perhaps of another model
         if TEST_GRID.fullmatch(path.name) and path.name not in written:
             path.unlink()
-    print(f"Grids: {output}/")
+    refresh_page(output, write_tests_page)
+    print(f"Grids: {output}/, and a page to look through them: {output / 'index.html'}")
 
     if opt.demo:
         factors = load_pairs(Path("data/demo"))

@@ -36,7 +36,7 @@ from demo_faces import make_demo
 from encoder import MISFITS, trained_on
 from errors import UserError, one_line_errors
 from files import atomic_write
-from gallery import refresh_run_page
+from gallery import refresh_page
 from generators import initialised_options, start_from
 from grids import save_grid
 from layouts import read_generators
@@ -221,7 +221,7 @@ def train(until_the_end: ExitStack) -> None:
                 }
                 append_line(image_dir / "log.jsonl", json.dumps(record))
                 print_record(record)
-                refresh_run_page(image_dir)
+                refresh_page(image_dir)
                 if board:
                     board.add(record)
                 better = best_so_far(best, record)

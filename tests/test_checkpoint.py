@@ -116,6 +116,14 @@ def test_a_full_disk_while_saving_is_one_line_and_the_old_checkpoint_stays(path)
     assert path.read_bytes() == before and os.listdir(path.parent) == ["latest.pth"]
 
 
+def test_what_a_script_prints_is_written_at_once_into_a_file_too():
+    code = ("import errors, os\n"
+            "errors.one_line_errors(lambda: (print('started'), os._exit(0)))()\n")  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == "started\n", done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs Unix")
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")

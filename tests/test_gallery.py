@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 import gallery
@@ -242,6 +243,56 @@ def test_name_writes_the_page_of_that_run_alone(workplace, script):
     assert script("gallery.py", "--name", "two").code == 0
     assert [str(path) for path in Path().rglob("*.html")] == ["save_image/two/index.html"]
     assert Reader(Path("save_image/two/index.html").read_text()).references == []
+
+
+def test_animate_shows_every_epoch_that_has_both_grids(workplace, script):
+    folder = make_run(Path("save_image/run"), epochs=(1, 2, 5), columns=10, size=64)
+    (folder / "0002_epoch_anime.png").unlink()
+    done = script("gallery.py", "--name", "run", "--animate")
+    assert done.code == 0 and "epochs.webp (2 epochs, " in done.out
+    with Image.open(folder / "epochs.webp") as moving:
+        assert moving.n_frames == 2 and moving.info["loop"] == 0
+        height, width = 24 + 3 * 66 + 2, 2 * (8 * 66 + 2) + 16
+        assert moving.size == (width, height)
+        for number, epoch in enumerate((1, 5)):
+            moving.seek(number)
+            frame = moving.convert("RGB")
+            for shown, left in ((0, 0), (20, width - 8 * 66 - 2)):  # as make_run drew them
+                for row, column in ((0, 0), (2, 7)):
+                    there = frame.getpixel((left + column * 66 + 34, 24 + row * 66 + 34))
+                    drawn = (epoch * 20, row * 100, column * 40 + shown)
+                    assert max(abs(a - min(b, 255)) for a, b in zip(there, drawn, strict=True)) < 9
+
+
+def test_a_dtn_has_one_grid_for_both_sections_and_is_animated_once(workplace, script):
+    folder = make_run(Path("save_image/dtn"), rows=4)
+    assert script("gallery.py", "--name", "dtn", "--animate").code == 0
+    with Image.open(folder / "epochs.webp") as moving:
+        assert moving.size == (3 * 18 + 2, 24 + 4 * 18 + 2) and moving.n_frames == 3
+
+
+def test_what_cannot_be_animated_ends_in_one_line(workplace, script):
+    folder = make_run(Path("save_image/run"), epochs=(1, 2))
+    torn = (folder / "0001_epoch_anime.png").read_bytes()[:80]
+    (folder / "0002_epoch_anime.png").write_bytes(torn)
+    for more, line in (([], "--animate: animates one run"), (["--name", "run"], "cannot be read")):
+        done = script("gallery.py", *more, "--animate")
+        assert done.code == 2 and line in done.err and len(done.err.splitlines()) == 1
+    make_run(Path("save_image/other"), epochs=(1,))
+    make_run(Path("save_image/large"), epochs=(2,), size=32)
+    for path in Path("save_image/large").glob("*.png"):
+        path.rename(Path("save_image/other", path.name))
+    assert "epoch 2 are of another size" in script("gallery.py", "--name", "other",
+                                                   "--animate").err  # fmt: skip
+    make_run(Path("save_image/none"), epochs=())
+    assert "no epoch has its grids" in script("gallery.py", "--name", "none", "--animate").err
+    assert not list(Path("save_image").glob("*/*.webp"))
+
+
+@pytest.mark.parametrize("name", ["example_demo", "example_dtn"])
+def test_the_examples_in_the_repository_are_read_without_a_note(name):
+    run = read_run(ROOT / "save_image" / name)
+    assert run["notes"] == [] and run["planned"] == run["epochs"][-1] and run["options"]
 
 
 def test_a_run_that_is_alone_is_not_compared(workplace, script):

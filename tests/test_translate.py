@@ -28,7 +28,8 @@ def test_grids_show_each_picture_beside_its_translation(run, script):
     assert done.code == 0, done.err
     kinds = ("anime_real", "anime_test", "person_real", "person_test")
     expected = [f"{number}__{kind}.png" for number in (0, 1) for kind in kinds]
-    assert sorted(os.listdir("test_image")) == expected
+    assert sorted(os.listdir("test_image")) == [*expected, "index.html"]
+    assert "0__person_real.png" in Path("test_image/index.html").read_text()
     grid = np.array(Image.open("test_image/1__person_real.png"))
     ninth = np.array(Image.open("data/person/08.png"))
     assert (grid[2:66, 2:66] == ninth).all()  # full range, in order
@@ -44,12 +45,13 @@ def test_grids_of_an_earlier_call_do_not_stay_beside_new_ones(run, script):
     Path("test_image/README.md").write_text("stays")
     paths = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
     assert script("test.py", *TEST, *paths, "--batch_size", 4).code == 0
-    assert len(os.listdir("test_image")) == 3 * 4 + 1
+    assert len(os.listdir("test_image")) == 3 * 4 + 2
     done = script("test.py", *TEST, *paths, "--direction", "BtoA")
     assert done.code == 0
     assert "--domain_A_path data/anime: not read, since only BtoA is translated" in done.out
-    left = ["0__anime_test.png", "0__person_real.png", "README.md"]
+    left = ["0__anime_test.png", "0__person_real.png", "README.md", "index.html"]
     assert sorted(os.listdir("test_image")) == left
+    assert "1__person_real.png" not in Path("test_image/index.html").read_text()
 
 
 @pytest.mark.parametrize(
