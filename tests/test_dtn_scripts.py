@@ -89,7 +89,8 @@ def test_stopped_and_resumed_without_fs_file_equals_unbroken_to_the_bit(
 def test_the_checkpoint_alone_translates_a_domain(run, script):
     done = script("test.py", *HERE, *FOLDERS)
     assert done.code == 0, done.err
-    assert sorted(os.listdir("test_image")) == ["0__anime_test.png", "0__person_real.png"]
+    assert sorted(os.listdir("test_image")) == ["0__anime_test.png", "0__person_real.png",
+                                                "index.html"]
     done = script("test.py", *HERE, "--input", "data/person", "--direction", "BtoA",
                   "--output", "out")  # fmt: skip
     assert done.code == 0 and len(os.listdir("out")) == 12
