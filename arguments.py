@@ -26,7 +26,7 @@ from option_types import (
     run_name,
     whole,
 )
-from unread import TEST, refuse_unread
+from unread import TEST, TRAIN, refuse_unread
 
 # What --demo changes: a net and a run that two CPU cores finish in about five minutes.
 DEMO_DEFAULTS = {
@@ -75,10 +75,8 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     opt = parser.parse_args(argv)
     if opt.resume and "init_from" in given:
         raise UserError("--init_from: starts a new run; leave it out to resume one")
-    if not opt.resume:
-        dtn_options.refuse_foreign(opt.model, given)
     # What is given is checked together with what a run or a file brings.
-    return (opt if opt.resume or opt.init_from else _check_training(opt)), given
+    return (opt if opt.resume or opt.init_from else _check_training(opt, given)), given
 
 
 def resumed_options(saved: dict, given: dict, source: object = "the file") -> Namespace:
@@ -99,14 +97,13 @@ def resumed_options(saved: dict, given: dict, source: object = "the file") -> Na
                 f"{saved[key]}, and its architecture cannot change; leave the option out, or start "
                 "a new run"
             )
-    dtn_options.refuse_foreign(saved["model"], given)
     machine = {"num_workers": defaults["num_workers"], "dry_run": False, "gpu_ids": None}
     gpu_ids = saved["gpu_ids"]
     if gpu_ids is not None and max(gpu_ids, default=-1) < torch.cuda.device_count():
         machine["gpu_ids"] = ",".join(map(str, gpu_ids)) or "-1"  # as before, where they are here
     if saved["amp"] == "bf16":  # perhaps what auto found on another machine
         machine["amp"] = "auto"
-    return _check_training(Namespace(**{**saved, **machine, **given}))
+    return _check_training(Namespace(**{**saved, **machine, **given}), given)
 
 
 def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
@@ -124,12 +121,29 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     return opt, given
 
 
+def defaults_beside(options: dict) -> dict:
+    """Defaults of train.py for a run of these options, on whose model, mode and --demo they hang.
+
+    For these three what they are if not given, as which values that none of them has count too.
+    """
+    flags = ["--demo"] if options.get("demo") is True else []
+    for key, known in (("model", dtn_options.MODELS), ("gan_mode", GAN_MODES)):
+        if options.get(key) in known:
+            flags += [f"--{key}", options[key]]
+    try:
+        defaults = vars(train_options(flags)[0])
+    except UserError:  # no run has such a mode with such a model
+        return vars(train_options([])[0])
+    mode = train_options(["--model", defaults["model"]])[0].gan_mode
+    return defaults | {"demo": False, "model": "cyclegan", "gan_mode": mode}
+
+
 def print_options(opt: Namespace) -> None:
     """Print every option in alphabetical order, those that differ from the default marked."""
-    defaults = _check_training(_train_parser().parse_args(["--model", opt.model]))
+    defaults = defaults_beside(vars(opt))
     print("----------------- options -----------------")
     for key, value in sorted(vars(opt).items()):
-        default = getattr(defaults, key)
+        default = defaults[key]
         # Values that were found out on this machine are no choice of the user's.
         changed = value != default and key not in ("gpu_ids", "num_workers")
         print(f"{key:>18}: {value!s:<24}" + (f" [default: {default}]" if changed else ""))
@@ -337,8 +351,10 @@ def add_data_options(parser: OneLineParser, data: argparse._ArgumentGroup) -> No
 # ----------------------------------------------------------------------------------- checks
 
 
-def _check_training(opt: Namespace) -> Namespace:
+def _check_training(opt: Namespace, given: dict) -> Namespace:
     """Fill in what depends on other options, and refuse what cannot work together.
+
+    given: options that stand on the command line, which must all have an effect.
 
     Options of another model are left out of what comes back.
     """
@@ -350,6 +366,7 @@ def _check_training(opt: Namespace) -> Namespace:
         opt.n_critic = 5 if wasserstein_alone else 1
     if opt.spectral_norm is None:
         opt.spectral_norm = not wasserstein_alone
+    refuse_unread(TRAIN, given, opt)
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)
     opt.amp = resolve_amp(opt.amp, opt.gpu_ids)
 

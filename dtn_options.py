@@ -55,17 +55,6 @@ def foreign(model: str) -> tuple[str, ...]:
     return CYCLEGAN_ONLY if model == "dtn" else DTN_ONLY
 
 
-def refuse_foreign(model: str, given: dict) -> None:
-    """Raise UserError if an option of the other model stands on the command line."""
-    for key in foreign(model):
-        if key in given:
-            raise UserError(
-                f"--{key} {given[key]}: belongs to --model "
-                f"{'cyclegan' if model == 'dtn' else 'dtn'}, but this is --model {model}; leave it "
-                "out"
-            )
-
-
 def choose_gan_mode(opt: Namespace) -> None:
     """Fill in --gan_mode where it was not given; refuse those that do not go with three classes."""
     if opt.gan_mode is None:

@@ -56,11 +56,7 @@ def add_face_options(group: argparse._ArgumentGroup) -> None:
 
 def face_detector(opt: Namespace) -> "FaceDetector | None":
     """The detector that the options ask for, None without --detect_faces. Raises UserError."""
-    if opt.detect_faces:
-        return FaceDetector(opt.cascade, opt.face_margin)
-    if opt.cascade:
-        raise UserError(f"--cascade {opt.cascade}: goes with --detect_faces; add it")
-    return None
+    return FaceDetector(opt.cascade, opt.face_margin) if opt.detect_faces else None
 
 
 class FaceDetector:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from arguments import train_options
+from arguments import defaults_beside
 from metrics import COLLAPSE_DUPLICATES, COLLAPSE_SPREAD
 
 DIRECTIONS = (("person", "anime"), ("anime", "person"))  # what goes in, what comes out
@@ -43,6 +43,7 @@ LAST = {
     "seconds": "seconds per epoch",
     "peak_memory_mb": "peak memory, MiB",
 }
+NOT_DRAWN = ("epoch", "step", "top5_chance", "near_duplicates_real")
 # Heights worth a line: outputs are collapsed below the one or above the other.
 MARKS = {"spread": COLLAPSE_SPREAD, "figures near_duplicates": COLLAPSE_DUPLICATES}
 SIDES = ("A", "B", "G", "D", "anime", "person", "AtoB", "BtoA")  # lines that share a chart
@@ -132,7 +133,7 @@ def _read_options(path: Path, notes: list[str]) -> dict:
 
 def _against_defaults(options: dict) -> list[list]:
     """Options as [name, value, default, changed], the changed ones first, then by name."""
-    defaults = vars(train_options([])[0])
+    defaults = defaults_beside(options)
     rows = []
     for name, value in options.items():
         changed = name not in NO_CHOICE and (name not in defaults or value != defaults[name])
@@ -154,7 +155,7 @@ def read_charts(records: list[dict]) -> list[dict]:
     charts: dict[str, dict[str, list]] = {}
     for index, record in enumerate(records):
         for path, value in _numbers(record):
-            if path not in (("epoch",), ("step",)):
+            if path[-1] not in NOT_DRAWN:
                 chart, label = _place(path)
                 values = charts.setdefault(chart, {}).setdefault(label, [None] * len(records))
                 values[index] = value

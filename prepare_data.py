@@ -47,8 +47,9 @@ from errors import UserError, one_line_errors
 from faces import FaceDetector, add_face_options, face_detector
 from files import atomic_write
 from locks import alone_in
-from option_types import make_parser, whole
+from option_types import given_options, make_parser, whole
 from picture_source import PictureSource
+from unread import FACES, refuse_unread
 
 REPORT = "report.json"
 SAVE_SECONDS = 30  # between saves of the report: what is lost when the process is killed
@@ -112,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def prepare_options(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the options and check what needs no pictures. Raises UserError."""
-    opt = _parser().parse_args(argv)
+    parser = _parser()
+    opt = parser.parse_args(argv)
+    refuse_unread(FACES, given_options(parser, argv), opt)
     source, output = Path(os.path.realpath(opt.source)), Path(os.path.realpath(opt.output))
     if source.is_dir() and source in (output, *output.parents):
         raise UserError(f"--output {opt.output}: lies inside --source {opt.source}, so that the "

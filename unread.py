@@ -7,7 +7,9 @@ saves memory) have no row: they change no result.
 from argparse import Namespace
 from collections.abc import Callable
 
+import dtn_options
 from errors import UserError
+from losses import PENALTY_MODES
 
 Rule = Callable[[Namespace], str | None]  # resolved options -> why an option is not read, or None
 
@@ -62,6 +64,18 @@ def _flag(key: str, value: object) -> str:
     return f"--{key} {' '.join(value) if isinstance(value, list) else value}"
 
 
+# An option of one model; of a run that starts from a file the weights are there already.
+CYCLEGAN, DTN = only(model=("cyclegan",)), only(model=("dtn",))
+TRAIN = {
+    **{key: [CYCLEGAN] for key in dtn_options.CYCLEGAN_ONLY},
+    **{key: [DTN] for key in dtn_options.DTN_ONLY},
+    "n_blocks": [CYCLEGAN, only(generator=("resnet",))],
+    "lambda_gp": [CYCLEGAN, only(gan_mode=PENALTY_MODES)],
+    "clip_value": [CYCLEGAN, only(gan_mode=("wgan",))],
+    "attention": [only(model=("dtn",), generator=("sagan",), discriminator=("sagan",))],
+    "init_type": [without("resume")],
+    "init_gain": [without("resume"), only(init_type=("normal", "xavier", "orthogonal"))],
+}
 DEMO_HAS_OWN = [without("demo")]
 TEST = {
     "domain_A_path": [without("input"), *DEMO_HAS_OWN],
@@ -90,6 +104,7 @@ EVALUATE = {
     "inception_weights": [without("floors_only")],
     "features": [without("floors_only")],
 }
+FACES = {"cascade": [beside("detect_faces")], "face_margin": [beside("detect_faces")]}
 PRETRAIN = {
     "domain_A_path": DEMO_HAS_OWN,
     "domain_B_path": DEMO_HAS_OWN,

@@ -70,7 +70,8 @@ FACES = (*MAIN, *AUTHOR, "no identity loss", "dtn")
 TRUE_PAIRS = 100  # of the demo's 200: reading the factors of more takes longer than training
 SHOWN = ("hair_colour", "skin", "background", "turn", "glasses", "hair_length", "mouth")
 BATCHES = "--batch_size 8 --ngf 16 --ndf 16 --lr_G 4e-4 --ema 0.99"
-CYCLEGAN = "--n_blocks 4 --lambda_idt 0.5"
+CYCLEGAN = "--lambda_idt 0.5"
+RESNET = "--n_blocks 4"
 DIRECTIONS = (("BtoA", "person", "anime"), ("AtoB", "anime", "person"))
 
 
@@ -109,6 +110,14 @@ def floats(images: ImageArray) -> Tensor:
     return to_float(torch.from_numpy(np.array(images.images)))
 
 
+def flags_of(row: str) -> list[str]:
+    """Flags of train.py for a row."""
+    flags = [BATCHES, ROWS[row]]
+    if "--model dtn" not in ROWS[row]:
+        flags += [CYCLEGAN, "" if "--generator" in ROWS[row] else RESNET]
+    return " ".join(flags).split()
+
+
 def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
     """Train and measure one row, unless that was done; returns figures by budget."""
     name = "".join(c if c.isalnum() else "_" for c in row) + f"-{seed}"
@@ -116,7 +125,7 @@ def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
     if kept.exists():
         return json.loads(kept.read_text())
     dtn = "--model dtn" in ROWS[row]
-    flags = f"{BATCHES} {'' if dtn else CYCLEGAN} --seed {seed} {ROWS[row]}".split()
+    flags = [*flags_of(row), "--seed", str(seed)]
     opt, _ = train_options(flags)
     if dtn:
         opt.f_encoder = str(encoder(options))

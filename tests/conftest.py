@@ -49,7 +49,8 @@ def options():
     def make(**kwargs):
         tiny = {"ngf": 4, "ndf": 4, "batch_size": 2, "amp": "off"}
         if kwargs.get("model") != "dtn":
-            tiny |= {"n_blocks": 1, "pool_size": 3}
+            tiny |= {"pool_size": 3}
+            tiny |= {"n_blocks": 1} if kwargs.get("generator", "resnet") == "resnet" else {}
         kwargs = tiny | kwargs
         flags = []
         for key, value in kwargs.items():
@@ -76,8 +77,9 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-TINY = ("--ngf 4 --ndf 4 --n_blocks 1 --batch_size 4 --niter 2 --niter_decay 1 --pool_size 5 "
-        "--gpu_ids -1").split()  # fmt: skip
+RESNET = "--n_blocks 1".split()
+TINY = RESNET + ("--ngf 4 --ndf 4 --batch_size 4 --niter 2 --niter_decay 1 --pool_size 5 "
+                 "--gpu_ids -1").split()  # fmt: skip
 
 
 TINY_DTN = ("--model dtn --f_encoder f.pth --ngf 2 --ndf 4 --batch_size 4 --niter 2 "
@@ -118,7 +120,8 @@ def train_dtn(workplace, script):
 @pytest.fixture
 def train(script):
     """Run train.py with tiny nets."""
-    return lambda *args: script("train.py", *TINY, *args)
+    other = TINY[len(RESNET) :]
+    return lambda *args: script("train.py", *(other if "--generator" in args else TINY), *args)
 
 
 @pytest.fixture

@@ -31,6 +31,13 @@ def test_every_option_has_a_help_text():
         assert all(action.help for action in parser._actions)
 
 
+@pytest.mark.parametrize("name", ["train.py", "test.py", "evaluate.py", "pretrain_encoder.py"])
+def test_help_shows_defaults(script, name):
+    shown = script(name, "--help")
+    words = " ".join(shown.out.split())  # however wide the terminal is
+    assert shown.code == 0 and words.count("(default: ") > 8 and "(default: data/cache)" in words
+
+
 def test_defaults_are_those_of_the_original():
     opt, given = train_options([])
     expected = {

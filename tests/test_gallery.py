@@ -112,6 +112,12 @@ def test_only_finite_numbers_are_drawn():
     ]
 
 
+def test_what_chance_gives_is_no_chart():
+    figures = {"anime": {"top5": 0.5, "top5_chance": 0.25, "near_duplicates_real": 0.1}}
+    (chart,) = read_charts([{"epoch": 1, "step": 9, "figures": figures}])
+    assert chart["title"] == "outputs whose own input is found (share)"
+
+
 def test_torn_and_foreign_lines_of_a_log_are_passed_over_and_counted(tmp_path):
     folder = make_run(tmp_path / "run", epochs=(1, 2))
     lines = [json.dumps(record(2, seconds=7.0)), "[" * 100000, "[1]", '{"step": 1}',
@@ -123,6 +129,22 @@ def test_torn_and_foreign_lines_of_a_log_are_passed_over_and_counted(tmp_path):
     seconds = next(c for c in run["charts"] if c["title"] == "seconds per epoch")
     assert seconds["lines"][0]["values"] == [5.0, 7.0]  # the later of two lines of an epoch
     assert run["notes"] == ["7 unreadable line(s) of log.jsonl passed over."]
+
+
+@pytest.mark.parametrize("flags,changed", [
+    ("--model dtn", {"model"}),
+    ("--gan_mode wgan", {"gan_mode"}),
+    ("--demo", {"demo"}),
+    ("--demo --model dtn --ngf 64", {"demo", "model", "ngf"}),
+    ("--ngf 8", {"ngf"}),
+])  # fmt: skip
+def test_a_run_is_shown_as_changed_where_it_differs_from_its_own_model_and_mode(
+    tmp_path, flags, changed
+):
+    options = json.dumps(vars(train_options(flags.split())[0]))
+    (tmp_path / "options.json").write_text(options)
+    rows = read_run(tmp_path)["options"]
+    assert {name for name, _, _, marked in rows if marked} == changed
 
 
 def test_options_that_differ_from_the_defaults_come_first(tmp_path):

@@ -37,9 +37,8 @@ def test_a_run_that_broke_is_counted_but_has_no_figures(modes):
 def test_every_row_is_a_training_that_can_be_started(modes):
     from arguments import train_options
 
-    for flags in modes.ROWS.values():
-        cyclegan = [] if "dtn" in flags else modes.CYCLEGAN.split()
-        train_options([*modes.BATCHES.split(), *cyclegan, *flags.split(), "--gpu_ids", "-1"])
+    for row in modes.ROWS:
+        train_options([*modes.flags_of(row), "--gpu_ids", "-1"])
     assert set(modes.MAIN) | set(modes.FACES) <= set(modes.ROWS)
 
 
@@ -47,7 +46,7 @@ def test_every_row_is_a_training_that_can_be_started(modes):
 def compare(modes, workplace, monkeypatch):
     """Compare rows with tiny nets, on twelve pictures; returns the figures written."""
     monkeypatch.setattr(modes, "BATCHES", "--batch_size 2 --ngf 4 --ndf 4")
-    monkeypatch.setattr(modes, "CYCLEGAN", "--n_blocks 1")
+    monkeypatch.setattr(modes, "RESNET", "--n_blocks 1")
 
     def run(*rows):
         flags = ["--seeds", "2", "--steps", "10", "--seconds", "0", "--json", "m.json"]

@@ -2,9 +2,12 @@
 
 import pytest
 
+import arguments
+import prepare_data
+from arguments import resumed_options, train_options
 from arguments import test_options as options_of_test
 from errors import UserError
-from unread import TEST
+from unread import FACES, TEST, TRAIN
 
 ONE = "--input x.jpg --direction BtoA --output out"
 
@@ -24,8 +27,37 @@ def test_an_option_that_test_would_not_read_is_refused(flags, words):
         options_of_test(flags.split())
 
 
-def test_every_row_is_of_an_option_that_its_script_has():
-    import arguments
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        ("--generator unet --n_blocks 9", "--n_blocks 9: is read only with --generator resnet, "
+         "and this is --generator unet; leave it out"),
+        ("--lambda_gp 5", "--lambda_gp 5.0: is read only with --gan_mode .*, and this is "
+         "--gan_mode sn"),
+        ("--clip_value 0.5", "--clip_value 0.5: is read only with --gan_mode wgan"),
+        ("--gan_mode wgan --no-attention", "--no-attention: is read only with .*--generator sagan "
+         "or --discriminator sagan, and .*--discriminator patch"),
+        ("--init_type kaiming --init_gain 1", "--init_gain 1.0: is read only with --init_type"),
+        ("--lambda_tid 5", "--lambda_tid 5.0: is read only with --model dtn"),
+        ("--model dtn --n_blocks 9", "--n_blocks 9: is read only with --model cyclegan"),
+    ],
+)  # fmt: skip
+def test_an_option_that_training_would_not_read_is_refused(flags, words):
+    with pytest.raises(UserError, match=words):
+        train_options(flags.split())
 
-    known = {action.dest for action in arguments._test_parser()._actions}
-    assert TEST.keys() <= known
+
+def test_what_a_resumed_run_would_not_read_is_refused():
+    saved = vars(train_options(["--gan_mode", "wgan"])[0])
+    resumed_options(saved, {"resume": True, "clip_value": 0.02})
+    for given in ({"init_type": "xavier"}, {"init_gain": 1.0}):
+        with pytest.raises(UserError, match="is not read beside --resume; leave one"):
+            resumed_options(saved, {"resume": True} | given)
+    with pytest.raises(UserError, match="--lambda_gp 5.0: is read only with --gan_mode"):
+        resumed_options(saved, {"resume": True, "lambda_gp": 5.0})
+
+
+def test_every_row_is_of_an_option_that_its_script_has():
+    for parser, rows in ((arguments._train_parser(), TRAIN), (arguments._test_parser(), TEST),
+                         (prepare_data._parser(), FACES)):  # fmt: skip
+        assert rows.keys() <= {action.dest for action in parser._actions}
