@@ -25,7 +25,8 @@ def held_out_figures(inputs: Tensor, fakes: Tensor, recs: Tensor | None, real: T
     """Figures of one direction (see metrics.figures), or {} of fewer than six images.
 
     swd is the mean over the levels; top5 is how often an output's own input is found by its
-    layout of colours; cycle_l1 is the error of the reconstruction, None where there is none.
+    layout of colours; cycle_l1 is the error of the reconstruction, None where there is none. Chance
+    gives top5_chance, and real images near_duplicates_real: much, of few images.
     """
     if min(len(inputs), len(real)) < FEWEST_IMAGES:
         return {}
@@ -33,8 +34,10 @@ def held_out_figures(inputs: Tensor, fakes: Tensor, recs: Tensor | None, real: T
     return {
         "swd": statistics.mean(found["swd"].values()),
         "near_duplicates": found["diversity"]["near_duplicates"],
+        "near_duplicates_real": found["diversity"]["near_duplicates_real"],
         "collapsed": found["diversity"]["collapsed"],
         "top5": found["retrieval_colour"]["top5"],
+        "top5_chance": found["retrieval_colour"]["chance5"],
         "cycle_l1": found["cycle_l1"]["mean"] if recs is not None else None,
     }
 
@@ -61,12 +64,24 @@ def print_record(record: dict) -> None:
         if figures:
             print(
                 f"  {shows} outputs: SWD {figures['swd']:.1f}, own input found "
-                f"{figures['top5']:.0%}, near duplicates {figures['near_duplicates']:.0%}"
+                f"{figures['top5']:.0%} (chance: {figures['top5_chance']:.0%}), near duplicates "
+                f"{figures['near_duplicates']:.0%} (real: {figures['near_duplicates_real']:.0%})"
             )
+            if figures["collapsed"]:
+                print(f"warning: {shows} outputs of this epoch count as collapsed, which keeps it "
+                      f"from becoming best.pth: spread below {metrics.COLLAPSE_SPREAD}, or over "
+                      f"{metrics.COLLAPSE_DUPLICATES:.0%} near duplicates")  # fmt: skip
     for shows, value in record["spread"].items():
         if value is not None and value < metrics.COLLAPSE_SPREAD:
             print(f"warning: {shows} outputs vary {value:.2f} times as much as real images; "
                   "if this stays, the generator has collapsed to few outputs")  # fmt: skip
+
+
+def tell_if_no_best(path: Path) -> None:
+    """Say why a run that is over has no best.pth."""
+    if not path.exists():
+        print(f"There is no {path}: in no epoch with grids were {FEWEST_IMAGES} images of each "
+              "domain held out and the outputs not collapsed")  # fmt: skip
 
 
 def append_line(path: Path, line: str) -> None:

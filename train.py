@@ -48,6 +48,7 @@ from logbook import (
     keep_log_before,
     peak_memory_mb,
     print_record,
+    tell_if_no_best,
 )
 from metrics import relative_spread
 from models import check_size, make_model
@@ -248,6 +249,7 @@ def train(until_the_end: ExitStack) -> None:
             f"{ckpt_dir / 'latest.pth'} is intact. Try --batch_size {max(1, opt.batch_size // 2)}"
         ) from error
     distributed.stop()
+    tell_if_no_best(ckpt_dir / "best.pth")
     print(f"Done. Grids: {image_dir}/   checkpoint: {ckpt_dir}/latest.pth")
     demo = " --demo" if opt.demo else ""
     print(f"Translate with it: python test.py --name {opt.name}{demo}")

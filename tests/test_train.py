@@ -335,6 +335,24 @@ def test_best_pth_holds_the_epoch_that_the_log_calls_best(many_pictures, train, 
     assert load("run", "best.pth")["epoch"] == epoch
 
 
+def test_collapse_and_the_best_pth_that_it_costs_are_told(many_pictures, train):
+    done = train("--name", "run", "--holdout", "6", "--niter", "1", "--niter_decay", "0")
+    assert done.code == 0, done.err
+    assert all(f["collapsed"] for r in log("run") for f in r["figures"].values())
+    for shows in ("anime", "person"):
+        assert f"warning: {shows} outputs of this epoch count as collapsed" in done.out
+    assert not Path("model_ckpt/run/best.pth").exists()
+    assert "There is no model_ckpt/run/best.pth: in no epoch" in done.out.replace("\\", "/")
+
+
+def test_figures_of_few_images_are_printed_beside_chance(many_pictures, train):
+    done = train("--name", "run", "--holdout", "6", "--niter", "1", "--niter_decay", "0")
+    figures = log("run")[0]["figures"]["anime"]
+    assert figures["top5_chance"] == 5 / 6 and figures["near_duplicates_real"] >= 2 / 6
+    real = f"(real: {figures['near_duplicates_real']:.0%})"
+    assert "own input found " in done.out and "(chance: 83%)" in done.out and real in done.out
+
+
 def test_a_collapsed_epoch_is_never_the_best_and_an_equal_one_does_not_replace_it():
     def record(epoch, swd, collapsed=False):
         figures = {"swd": swd, "collapsed": collapsed}
