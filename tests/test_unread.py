@@ -57,6 +57,12 @@ def test_what_a_resumed_run_would_not_read_is_refused():
         resumed_options(saved, {"resume": True, "lambda_gp": 5.0})
 
 
+@pytest.mark.parametrize("flag", ["--face_margin 1.5", "--cascade x.xml"])
+def test_a_way_to_find_faces_goes_with_finding_them(flag):
+    with pytest.raises(UserError, match=f"{flag}: goes with --detect_faces"):
+        prepare_data.prepare_options(["--source", "a", "--output", "b", *flag.split()])
+
+
 def test_every_row_is_of_an_option_that_its_script_has():
     for parser, rows in ((arguments._train_parser(), TRAIN), (arguments._test_parser(), TEST),
                          (prepare_data._parser(), FACES)):  # fmt: skip
