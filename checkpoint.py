@@ -3,7 +3,8 @@
 A run lives in model_ckpt/<name>/: latest.pth, which --resume and test.py take, and epoch_0020.pth,
 epoch_0040.pth ..., which are kept. A file is a dict: "format", "options" (all of them), "epoch" and
 "batch" (where training goes on), "totals" (loss sums of the epoch so far), "data" (fingerprints of
-the image folders), "model" (see TranslationModel.state_dict).
+the image folders), "held_out" (names of the images that the run never trains on, by folder),
+"measured_on" (which images "best" was measured on), "model" (see TranslationModel.state_dict).
 """
 
 import itertools
@@ -67,6 +68,7 @@ def as_checkpoint(path: Path, state: object) -> dict:
         and all(map(_is_total, state["totals"].items())),
         "model": isinstance(state["model"], dict) and all(map(_is_text, state["model"])),
         "data": isinstance(state.get("data", {}), dict),
+        "held_out": _are_names(state.get("held_out", {})),
         "best": state.get("best") is None or _is_best(state["best"]),
     }
     for key, kept in rules.items():
@@ -97,6 +99,14 @@ def _is_total(item: tuple) -> bool:
     name, total = item
     return (_is_text(name) and isinstance(total, list | tuple) and len(total) == 2
             and _is_number(total[0]) and _is_count(total[1]) and total[1] > 0)  # fmt: skip
+
+
+def _are_names(held_out: object) -> bool:
+    """Whether these are names of images by folder."""
+    return isinstance(held_out, dict) and all(
+        _is_text(key) and isinstance(names, list) and names and all(map(_is_text, names))
+        for key, names in held_out.items()
+    )
 
 
 def _is_best(best: object) -> bool:

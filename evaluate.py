@@ -23,7 +23,7 @@ from torch import Tensor
 import metrics
 from arguments import add_data_options, add_model_options, resolve_gpu_ids
 from attributes import by_group, tables_of
-from batches import derived_generator, split_holdout, to_float, to_uint8
+from batches import derived_generator, to_float, to_uint8
 from dataset import check_domains, find_images, load_folder
 from demo_faces import load_pairs, make_demo
 from demo_truth import factor_agreement, pixel_error
@@ -31,8 +31,9 @@ from errors import UserError, one_line_errors
 from files import atomic_write, refuse_unwritable
 from generators import check_model, find_generators, load_generators
 from grids import save_grid
+from layouts import Found
 from option_types import given_options, make_parser, whole
-from run_data import tell_if_changed
+from run_data import split, tell_if_changed
 from translation_model import TranslationModel
 from unread import EVALUATE, refuse_unread
 
@@ -61,7 +62,7 @@ def main() -> None:
                                        opt.image_size)  # fmt: skip
         check_model(opt.model, found)
         results["checkpoint"] = {"file": str(path), "epoch": found.epoch, "steps": found.steps}
-        images = gather(opt, given, model.opt, found.data)
+        images = gather(opt, given, model.opt, found)
         refuse_swapped(images)
     for domain, found in images.items():
         if len(found["test"]) < FEWEST:
@@ -170,11 +171,8 @@ def floats(images: np.ndarray) -> Tensor:
     return to_float(torch.from_numpy(np.array(images)))
 
 
-def gather(opt: Namespace, given: dict, trained: Namespace, data: dict) -> dict[str, dict]:
-    """Test and training images of both domains, by domain.
-
-    data: fingerprints of the folders as they were in training.
-    """
+def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dict[str, dict]:
+    """Test and training images of both domains, by domain."""
     if opt.demo:
         make_demo(Path("data/demo"))
         given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
@@ -185,8 +183,8 @@ def gather(opt: Namespace, given: dict, trained: Namespace, data: dict) -> dict[
         if own and Path(own).is_dir() and find_images(Path(own)):
             own_set = load_folder(Path(own), f"--{key}", trained.dataset_size, trained.image_size,
                                   trained.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
-            train, held = split_holdout(len(own_set.images), trained.holdout)
-            tell_if_changed(own, own_set.fingerprint(), data.get(key), "training",
+            train, held = split(own_set.paths, trained.holdout, found.held_out.get(key))
+            tell_if_changed(own, own_set.fingerprint(), found.data.get(key), "training",
                             "some of the images held out now may have been trained on")  # fmt: skip
         if key in given:
             folder = Path(given[key])

@@ -54,8 +54,8 @@ class Found:
     options: those of train.py that it tells, all of them for a run; nets: float32 weights by net,
     netG_A (anime to person) and netG_B without spectral norm, averaged where they were, and of a
     run also netD_A and netD_B; about: a few words for people; data: fingerprints of the folders
-    that it was trained on. A run of --model dtn has netF, netG and netD instead, and
-    encoder_options, which rebuild its f.
+    that it was trained on; held_out: names of the images in them that it was not. A run of --model
+    dtn has netF, netG and netD instead, and encoder_options, which rebuild its f.
     """
 
     path: Path
@@ -66,6 +66,7 @@ class Found:
     steps: int | None = None
     data: dict = field(default_factory=dict)
     encoder_options: dict | None = None
+    held_out: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_generators(path: Path, direction: str | None = None) -> Found:
@@ -147,7 +148,7 @@ def _run(path: Path, state: dict) -> Found:
                         "one") from error  # fmt: skip
     about = f"epoch {state['epoch']}, {'averaged weights' if averaged else 'weights as trained'}"
     return Found(path, options, weights, about, state["epoch"], steps, state.get("data", {}),
-                 encoder_options)  # fmt: skip
+                 encoder_options, state.get("held_out", {}))  # fmt: skip
 
 
 def _divide_out_spectral_norm(weights: dict[str, Tensor]) -> None:

@@ -55,6 +55,15 @@ def best_so_far(best: dict | None, record: dict) -> dict | None:
     return best if best and best["swd"] <= swd else {"epoch": record["epoch"], "swd": swd}
 
 
+def set_aside(best: dict, folder: Path) -> None:
+    """Keep best.pth as its epoch's checkpoint, since it was the best on other held-out images."""
+    kept = folder / f"epoch_{best['epoch']:04}.pth"
+    with suppress(FileNotFoundError):
+        os.replace(folder / "best.pth", kept)
+    print(f"{folder}: the held-out images are others now, so figures do not compare; the best "
+          f"epoch so far is kept as {kept.name}, and best.pth starts anew")  # fmt: skip
+
+
 def print_record(record: dict) -> None:
     losses = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
     spreads = "  ".join(f"{k} {v:.2f}" for k, v in record["spread"].items() if v is not None)

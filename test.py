@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from arguments import test_options
-from batches import split_holdout, to_float, to_uint8
+from batches import to_float, to_uint8
 from dataset import check_domains, load_folder
 from demo_faces import hair_agreement, load_pairs, make_demo
 from errors import one_line_errors
@@ -32,8 +32,9 @@ from gallery import refresh_page, write_tests_page
 from gallery_data import TEST_GRID
 from generators import bundled, check_model, find_generators, load_generators
 from grids import save_grid
+from layouts import Found
 from photos import translate_files
-from run_data import refuse_swapped, tell_if_changed
+from run_data import refuse_swapped, split, tell_if_changed
 from translation_model import TranslationModel
 
 GRID_COLUMNS = 8
@@ -52,14 +53,11 @@ def main() -> None:
     if opt.input:
         translate_files(model, opt)
     else:
-        translate_domains(model, opt, given, found.data)
+        translate_domains(model, opt, given, found)
 
 
-def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data: dict) -> None:
-    """Translate a folder of each domain and write grids of inputs and outputs.
-
-    data: fingerprints of the folders as they were in training.
-    """
+def translate_domains(model: TranslationModel, opt: Namespace, given: dict, found: Found) -> None:
+    """Translate a folder of each domain and write grids of inputs and outputs."""
     directions = [opt.direction] if opt.direction else model.directions
     asked = given
     if model.opt.domain_A_path is None:  # published, or of another project
@@ -82,13 +80,14 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, data
         images[domain] = loaded.images
         now[key] = loaded.fingerprint()
         if held_out:
-            _, indices = split_holdout(len(loaded.images), model.opt.holdout)
+            _, indices = split(loaded.paths, model.opt.holdout, found.held_out.get(key),
+                               f"--{key} {folders[domain]}")  # fmt: skip
             images[domain] = loaded.images[indices[: opt.dataset_size]]
-            tell_if_changed(folders[domain], now[key], data.get(key), "training",
+            tell_if_changed(folders[domain], now[key], found.data.get(key), "training",
                             "some of the images held out now may have been trained on")  # fmt: skip
         what = "images that training held out" if held_out else "images"
         print(f"{folders[domain]}: {len(images[domain])} {what}")
-    refuse_swapped(now, data, "the model's training")
+    refuse_swapped(now, found.data, "the model's training")
     if len(folders) == 2:
         check_domains(folders["anime"], folders["person"])
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import distributed
 from arguments import print_options, resumed_options, train_options
-from batches import UnpairedBatches, split_holdout, to_float
+from batches import UnpairedBatches, to_float
 from checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
 from dataset import ImageArray, check_domains, find_images_or_explain, load_folder
 from demo_faces import make_demo
@@ -48,11 +48,12 @@ from logbook import (
     keep_log_before,
     peak_memory_mb,
     print_record,
+    set_aside,
     tell_if_no_best,
 )
 from metrics import relative_spread
 from models import check_size, make_model
-from run_data import refuse_swapped, tell_if_changed
+from run_data import digest, held_out_is_other, refuse_changes, refuse_swapped, split
 from tensorboard_log import TensorBoard, check_installed
 from translation_model import NonFiniteLoss, TranslationModel
 
@@ -78,6 +79,7 @@ def train(until_the_end: ExitStack) -> None:
         if not opt.dry_run and os.environ.get("RANK", "0") == "0":  # set by torchrun
             hold(path.parent.name, until_the_end)
         saved = load_checkpoint(path)
+        refuse_changes(given, saved, path.parent.name)
         opt = resume_options(path, saved, given)
     if opt.tensorboard:
         check_installed()
@@ -87,13 +89,21 @@ def train(until_the_end: ExitStack) -> None:
     main_rank = distributed.rank() == 0
     tune_backends()
 
-    # Data: two uint8 arrays.
+    # Data: two uint8 arrays, and the rows of them that are held out.
     with distributed.first_on_each_host():
         anime, person = load_domains(opt)
     images_A, images_B = anime.images, person.images
     data = {"domain_A_path": anime.fingerprint(), "domain_B_path": person.fingerprint()}
-    train_A, holdout_A = split_holdout(len(images_A), opt.holdout)
-    train_B, holdout_B = split_holdout(len(images_B), opt.holdout)
+    if saved:
+        refuse_swapped(data, saved.get("data", {}), f"the run {path.parent.name}")
+    held_out = dict(saved.get("held_out", {})) if saved else {}
+    (train_A, holdout_A), (train_B, holdout_B) = (
+        split(loaded.paths, opt.holdout, held_out.get(key), f"--{key} {getattr(opt, key)}")
+        for key, loaded in zip(data, (anime, person), strict=True)
+    )
+    held_out.setdefault("domain_A_path", [anime.paths[i] for i in holdout_A])
+    held_out.setdefault("domain_B_path", [person.paths[i] for i in holdout_B])
+    measured_on = digest(images_A[holdout_A], images_B[holdout_B])
     held_A = to_float(torch.from_numpy(images_A[holdout_A]))
     held_B = to_float(torch.from_numpy(images_B[holdout_B]))
 
@@ -111,11 +121,8 @@ def train(until_the_end: ExitStack) -> None:
     # Model, and batches that depend on the seed and the step alone.
     opt.compile = opt.compile and compiler_works(opt)
     model = make_model(opt, saved=saved and saved["model"])
-    if saved:
-        refuse_swapped(data, saved.get("data", {}), f"the run {opt.name}")
-    elif opt.model == "dtn":
-        refuse_swapped(data, trained_on(opt.f_encoder), f"--f_encoder {opt.f_encoder}")
     if opt.model == "dtn" and not saved:
+        refuse_swapped(data, trained_on(opt.f_encoder), f"--f_encoder {opt.f_encoder}")
         model.fit({"A": images_A, "B": images_B}, {"A": train_A, "B": train_B})
     if start:
         start_from(model, start)
@@ -135,25 +142,19 @@ def train(until_the_end: ExitStack) -> None:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: does not fit its own options ({reason})") from error
         epoch, batch, best = saved["epoch"], saved["batch"], saved.get("best")
-        for key in ("batch_size", "dataset_size", "holdout", "seed"):
-            if batch and key in given and given[key] != saved["options"][key]:
-                raise UserError(
-                    f"--{key} {given[key]}: {opt.name} stopped in the middle of an epoch, whose "
-                    f"order hangs on it; resume with {saved['options'][key]}, and change it after "
-                    "the epoch's end"
-                )
         totals.update(saved["totals"])
-        for key in data:
-            tell_if_changed(getattr(opt, key), data[key], saved.get("data", {}).get(key),
-                            f"{path} was saved", "the order of the images and those held out are "
-                            "others now")  # fmt: skip
+        if held_out_is_other(opt, data, measured_on, saved, path):
+            if best and main_rank:
+                set_aside(best, ckpt_dir)
+            best = None
         del saved
         print(f"Resuming {opt.name} in epoch {epoch + 1} after {batch} steps of it")
 
     def save(file_name: str) -> None:
         if main_rank:
             state = {"options": vars(opt), "epoch": epoch, "batch": batch, "totals": dict(totals),
-                     "best": best, "data": data, "model": model.state_dict()}  # fmt: skip
+                     "best": best, "data": data, "held_out": held_out, "measured_on": measured_on,
+                     "model": model.state_dict()}  # fmt: skip
             save_checkpoint(ckpt_dir / file_name, state)
 
     if main_rank:

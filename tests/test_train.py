@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+import evaluate
 import metrics
+from batches import UnpairedBatches, to_uint8
 from cyclegan_model import CycleGANModel
+from errors import UserError
+from layouts import read_generators
 from logbook import best_so_far
+from run_data import split
 
 LAST = "latest.pth"
 
@@ -351,6 +357,101 @@ def test_figures_of_few_images_are_printed_beside_chance(many_pictures, train):
     assert figures["top5_chance"] == 5 / 6 and figures["near_duplicates_real"] >= 2 / 6
     real = f"(real: {figures['near_duplicates_real']:.0%})"
     assert "own input found " in done.out and "(chance: 83%)" in done.out and real in done.out
+
+
+def test_a_runs_split_is_part_of_it_and_another_holdout_is_refused(many_pictures, train, script):
+    assert train("--name", "run", "--holdout", 4, "--niter", 1, "--niter_decay", 0).code == 0
+    done = script("train.py", "--resume", "--holdout", 6, "--gpu_ids", -1)
+    assert done.code == 2 and "--holdout 6: run was begun with 4" in done.err, done.err
+    assert script("train.py", "--resume", "--holdout", 4, "--gpu_ids", -1).code == 0
+
+
+def test_what_is_held_out_was_never_trained_on_though_the_dataset_grew(
+    many_pictures, train, script, monkeypatch
+):
+    """Also what test.py and evaluate.py call held out."""
+    drawn, original = set(), UnpairedBatches.draw
+
+    def draw(self, domain, step):
+        rows, flips = original(self, domain, step)
+        drawn.update(bytes(np.asarray(self.images[domain][row])) for row in rows)
+        return rows, flips
+
+    monkeypatch.setattr(UnpairedBatches, "draw", draw)
+    short = ("--niter", 1, "--niter_decay", 0)
+    assert train("--name", "run", "--holdout", 6, "--dataset_size", 60, *short).code == 0
+    names = load("run")["held_out"]
+    grown = ("--niter", 2, "--dataset_size", 64, "--gpu_ids", -1)
+    assert script("train.py", "--resume", *grown).code == 0
+    assert load("run")["held_out"] == names
+
+    shown = []
+
+    def translate(self, images, direction, and_back=True):
+        shown.append(images)
+        return images, images
+
+    monkeypatch.setattr(CycleGANModel, "translate", translate)
+    assert script("test.py", "--name", "run", "--gpu_ids", -1).code == 0
+    found = read_generators(Path("model_ckpt/run/latest.pth"))
+    asked = Namespace(demo=False, train_A_path=None, train_B_path=None, dataset_size=99,
+                      cache_dir="data/cache", num_workers=0)  # fmt: skip
+    sets = evaluate.gather(asked, {}, Namespace(**found.options), found)
+    shown += [sets[domain]["test"] for domain in sets]
+    shown = {bytes(np.asarray(image)) for images in shown for image in to_uint8(images)}
+    assert len(shown) == 12 and not shown & drawn
+
+
+def test_what_a_run_holds_out_it_holds_out_also_of_fewer_images_and_of_more():
+    names = ["b", "y"]
+    for paths in ("a b c y".split(), "a b c".split(), "0 a aa b c y z".split()):
+        train, held = split(paths, 1, names)
+        assert [paths[i] for i in held] == [path for path in paths if path in names]
+        assert sorted([*train, *held]) == list(range(len(paths)))
+    with pytest.raises(UserError, match="--domain_A_path x: none of the 2 images that the run"):
+        split(["a", "c"], 1, names, "--domain_A_path x")
+    assert not len(split(["a", "c"], 1, names)[1])
+
+
+def test_a_checkpoint_without_its_split_is_split_as_before_and_a_change_is_told(
+    many_pictures, train, script
+):
+    assert train("--name", "run", "--niter", 1, "--niter_decay", 0).code == 0
+    path = "model_ckpt/run/latest.pth"
+    state = torch.load(path, weights_only=True)
+    names = state.pop("held_out")
+    del state["measured_on"]
+    torch.save(state, path)
+    assert "held out" in script("test.py", "--name", "run", "--gpu_ids", -1).out
+    shutil.copytree("model_ckpt/run", "model_ckpt/other")
+    done = script("train.py", "--resume", "--name", "run", "--niter", 2, "--gpu_ids", -1)
+    assert done.code == 0 and "may have been trained on" not in done.out
+    assert load("run")["held_out"] == names
+    done = script("train.py", "--resume", "--name", "other", "--niter", 2, "--dataset_size", 30,
+                  "--gpu_ids", -1)  # fmt: skip
+    assert done.code == 0 and "held out now may have been trained on" in done.out
+
+
+def test_a_best_of_other_held_out_images_is_set_aside_and_never_compared(
+    many_pictures, train, script, monkeypatch
+):
+    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
+    monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
+    short = ("--niter", 1, "--niter_decay", 0)
+    assert train("--name", "run", "--holdout", "6", *short).code == 0
+    path = "model_ckpt/run/latest.pth"
+    good = Path("model_ckpt/run/best.pth").read_bytes()
+    name = load("run")["held_out"]["domain_B_path"][2]
+    Image.fromarray(np.full((64, 64, 3), 9, np.uint8)).save(f"data/person/{name}")
+    state = torch.load(path, weights_only=True)
+    state["best"]["swd"] = 0.0  # nothing could be better
+    torch.save(state, path)
+    done = script("train.py", "--resume", "--niter", 2, "--gpu_ids", -1)
+    assert "the best epoch so far is kept as epoch_0001.pth" in done.out
+    assert Path("model_ckpt/run/epoch_0001.pth").read_bytes() == good
+    assert load("run")["best"]["epoch"] == 2 == load("run", "best.pth")["epoch"]
+    done = script("train.py", "--resume", "--niter", 2, "--gpu_ids", -1)
+    assert "is kept as" not in done.out  # measured once more on what it was measured on
 
 
 def test_a_collapsed_epoch_is_never_the_best_and_an_equal_one_does_not_replace_it():
