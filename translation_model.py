@@ -292,10 +292,9 @@ class InBf16(nn.Module):
 
 
 def lr_factor(epoch: int, niter: int, niter_decay: int) -> float:
-    """Learning rate in epoch 0, 1, ... over the first one: 1, then a straight line.
+    """Learning rate in epoch 0, 1, ... over the first one: niter times 1, then a straight line.
 
-    It is exactly 0 at epoch niter + niter_decay, the one after the last.
+    Epoch niter is the first that is lower; the line reaches 0 at epoch niter + niter_decay, the one
+    after the last. Source: Zhu et al. 2017 (CycleGAN), section 4.
     """
-    if epoch < niter:
-        return 1.0
-    return max(0.0, 1.0 - (epoch - niter) / niter_decay) if niter_decay else 0.0
+    return min(1.0, max(0.0, 1 - (epoch - niter + 1) / (niter_decay + 1)))

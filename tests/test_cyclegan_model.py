@@ -193,17 +193,19 @@ def test_saved_and_loaded_goes_on_to_the_same_bits(options, mode, generator):
             assert torch.equal(value, second.nets[name].state_dict()[key]), (name, key)
 
 
-def test_learning_rate_is_constant_then_a_line_that_ends_at_exactly_zero():
+def test_learning_rate_is_constant_for_niter_epochs_then_a_line_to_zero_after_the_last():
     factors = [lr_factor(epoch, 3, 4) for epoch in range(8)]
-    assert factors == [1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
+    assert factors == pytest.approx([1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0])
+    assert [lr_factor(epoch, 1, 1) for epoch in range(3)] == [1, 0.5, 0]
     assert [lr_factor(epoch, 2, 0) for epoch in range(3)] == [1, 1, 0]
+    assert [lr_factor(epoch, 0, 3) for epoch in range(4)] == [0.75, 0.5, 0.25, 0]
 
 
 def test_update_learning_rate_sets_both_optimisers(options):
     model = CycleGANModel(options(niter=1, niter_decay=2, lr_G=1e-3, lr_D=1e-2))
     model.update_learning_rate(2)
-    assert model.optimizer_G.param_groups[0]["lr"] == 5e-4
-    assert model.optimizer_D.param_groups[0]["lr"] == 5e-3
+    assert model.optimizer_G.param_groups[0]["lr"] == pytest.approx(1e-3 / 3)
+    assert model.optimizer_D.param_groups[0]["lr"] == pytest.approx(1e-2 / 3)
 
 
 def test_pool_returns_the_batch_until_it_is_full_then_exchanges_half():
