@@ -245,6 +245,12 @@ def _train_parser() -> OneLineParser:
     losses.add_argument("--pool_size", type=whole(0), default=50,
                         help="earlier fakes that D is also shown; 0 = off")
 
+    losses.add_argument("--shift", type=whole(0, 64), default=0,
+                        help="move what D sees by up to N pixels; 0 = off")
+    schedule.add_argument("--warm_steps", type=whole(0), default=0,
+                          help="batches on which the generators learn to keep images as they are, "
+                          "before the first epoch; 0 = off")
+
     speed = parser.add_argument_group("speed")
     speed.add_argument("--amp", choices=("auto", "bf16", "off"), default="auto",
                        help="compute the nets in bfloat16; losses, penalty, spectral norm and "
@@ -253,11 +259,14 @@ def _train_parser() -> OneLineParser:
                        help="torch.compile the generators: one to three minutes at the start")
 
     nets = parser.add_argument_group("networks")
-    nets.add_argument("--generator", choices=("resnet", "unet", "sagan"), default="resnet",
-                      help="sagan is the original author's, through a 100-vector")
+    nets.add_argument("--generator", default="resnet",
+                      choices=("resnet8", "resnet", "unet", "sagan"),
+                      help="resnet8: residual blocks at an eighth of the size, four times cheaper "
+                      "than resnet, CycleGAN's; sagan: the original author's, through a "
+                      "100-vector")
     nets.add_argument("--ngf", type=whole(1, 1 << 16), default=64, help="width of the generators")
     nets.add_argument("--n_blocks", type=whole(0, 100), default=6,
-                      help="residual blocks of the resnet generator")
+                      help="residual blocks of the resnet generators")
     nets.add_argument("--discriminator", choices=("sagan", "patch"),
                       help="if not given: patch for wgan and wgangp, as in the original, else "
                       "sagan")

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from batches import upload
+import distributed
+from batches import UnpairedBatches, upload
 from errors import UserError
 from losses import (
     PENALTY_MODES,
@@ -27,9 +28,10 @@ from losses import (
     generator_loss,
     gradient_penalty,
     identity_loss,
+    shift,
 )
 from networks import build_discriminator, build_generator, unfit_weight
-from translation_model import TranslationModel
+from translation_model import TranslationModel, lr_factor
 
 GENERATORS = {"AtoB": "netG_A", "BtoA": "netG_B"}  # by direction
 
@@ -65,24 +67,27 @@ class CycleGANModel(TranslationModel):
         self.real_B = real_B.to(self.device, memory_format=self.memory_format, non_blocking=True)
 
     def forward(self) -> None:
-        """Translate there and back, in both directions."""
-        self.fake_B = self.run(self.netG_A, self.real_A)
+        """Translate there and back, in both directions; and into their own domain, for identity."""
+        if self.opt.lambda_idt:  # in one call, since no layer mixes the images of a batch
+            both = torch.cat([self.real_A, self.real_B])
+            self.fake_B, self.idt_A = self.run(self.netG_A, both).chunk(2)
+            self.idt_B, self.fake_A = self.run(self.netG_B, both).chunk(2)
+        else:
+            self.fake_B = self.run(self.netG_A, self.real_A)
+            self.fake_A = self.run(self.netG_B, self.real_B)
         self.rec_A = self.run(self.netG_B, self.fake_B)
-        self.fake_A = self.run(self.netG_B, self.real_B)
         self.rec_B = self.run(self.netG_A, self.fake_A)
 
     def backward_G(self) -> dict[str, Tensor]:
         """Gradients of both generators; returns their losses by name, weights applied."""
         opt = self.opt
         losses = {
-            "G_A": generator_loss(opt.gan_mode, self.run(self.netD_B, self.fake_B)),
-            "G_B": generator_loss(opt.gan_mode, self.run(self.netD_A, self.fake_A)),
+            "G_A": generator_loss(opt.gan_mode, self.run(self.netD_B, self._shifted(self.fake_B))),
+            "G_B": generator_loss(opt.gan_mode, self.run(self.netD_A, self._shifted(self.fake_A))),
             "cycle_A": opt.lambda_A * cycle_loss(self.rec_A, self.real_A),
             "cycle_B": opt.lambda_B * cycle_loss(self.rec_B, self.real_B),
         }
         if opt.lambda_idt:
-            self.idt_A = self.run(self.netG_A, self.real_B)
-            self.idt_B = self.run(self.netG_B, self.real_A)
             weight_A, weight_B = opt.lambda_idt * opt.lambda_A, opt.lambda_idt * opt.lambda_B
             losses["idt_A"] = weight_B * identity_loss(self.idt_A, self.real_B)
             losses["idt_B"] = weight_A * identity_loss(self.idt_B, self.real_A)
@@ -97,13 +102,44 @@ class CycleGANModel(TranslationModel):
         else:
             netD, real, fake = self.netD_B, self.real_B, self.pool_B.query(self.fake_B.detach())
         # One call for both: no layer mixes the images of a batch.
-        pred_real, pred_fake = self.run(netD, torch.cat([real, fake])).chunk(2)
+        both = self._shifted(torch.cat([real, fake]))
+        pred_real, pred_fake = self.run(netD, both).chunk(2)
         losses = {f"D_{domain}": discriminator_loss(opt.gan_mode, pred_real, pred_fake)}
         if opt.gan_mode in PENALTY_MODES:
             penalty = gradient_penalty(netD, real, fake, self.generator)
             losses[f"gp_{domain}"] = opt.lambda_gp * penalty
         sum(losses.values()).backward()
         return losses
+
+    def _shifted(self, images: Tensor) -> Tensor:
+        return shift(images, self.opt.shift, self.generator)
+
+    def warm_start(self, batches: UnpairedBatches) -> Iterator[float]:
+        """Train both generators as one autoencoder of both domains, before the first step.
+
+        A translation then begins as the image itself, and an adversarial loss moves it towards the
+        other domain: poses and colours need not be found again. opt.warm_steps batches, the last
+        half of them at a learning rate that falls to 0. Yields each step's mean absolute error.
+
+        Source: Torbunov et al. 2023 (UVCGAN), section 3.3, without its masks.
+        """
+        steps = self.opt.warm_steps
+        optimizer = torch.optim.Adam(self.nets["netG_A"].parameters(), fused=True)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = 2 * self.opt.lr_G * lr_factor(step, steps // 2,
+                                                                             steps - steps // 2)
+            self.set_input(*batches.batch(step))
+            both = torch.cat([self.real_A, self.real_B])
+            loss = identity_loss(self.run(self.netG_A, both), both)
+            optimizer.zero_grad()
+            loss.backward()
+            distributed.average_gradients(optimizer)
+            optimizer.step()
+            yield loss.item()
+        optimizer.zero_grad()
+        for name in ("netG_B", "netG_A_ema", "netG_B_ema"):
+            if name in self.nets:
+                self.nets[name].load_state_dict(self.nets["netG_A"].state_dict())
 
     def optimize_parameters(self) -> None:
         """One step of both discriminators and, every n_critic-th time, of both generators."""

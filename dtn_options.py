@@ -9,7 +9,7 @@ from option_types import number
 MODELS = ("cyclegan", "dtn")
 CYCLEGAN_ONLY = (
     "generator", "n_blocks", "lambda_A", "lambda_B", "lambda_idt", "lambda_gp", "clip_value",
-    "pool_size",
+    "pool_size", "shift", "warm_steps",
 )  # fmt: skip
 DTN_ONLY = ("f_encoder", "train_f", "direction", "lambda_const", "lambda_tid", "lambda_tv")
 GAN_MODES = ("vanilla", "sn", "lsgan")

@@ -20,7 +20,8 @@ PRETRAINED = ROOT / "pretrained"
 # The options that shape each net, beside its own name.
 SHAPE = {
     "generator": {
-        "resnet": ("ngf", "n_blocks"), "unet": ("ngf",), "sagan": ("ngf", "attention"),
+        "resnet8": ("ngf", "n_blocks"), "resnet": ("ngf", "n_blocks"), "unet": ("ngf",),
+        "sagan": ("ngf", "attention"),
     },
     "discriminator": {
         "sagan": ("ndf", "attention", "spectral_norm"), "patch": ("ndf", "spectral_norm"),

@@ -74,6 +74,22 @@ def gradient_penalty(
     return (norm - 1).square().mean()
 
 
+def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Move a batch (B, 3, H, W) by up to `pixels` each way, as one; its mirror image fills the edge.
+
+    The way is drawn uniformly with `generator` (a CPU one). D then cannot learn images by heart.
+
+    Source: Zhao et al. 2020 (DiffAugment), section 3, the translation alone, and one for a batch:
+    changed colours would unlearn those of hair.
+    """
+    if not pixels:
+        return images
+    height, width = images.shape[-2:]
+    down, right = torch.randint(2 * pixels + 1, (2,), generator=generator).tolist()
+    padded = F.pad(images, (pixels,) * 4, mode="reflect")
+    return padded[..., down : down + height, right : right + width]
+
+
 def cycle_loss(rec: Tensor, real: Tensor) -> Tensor:
     """Mean absolute error of an image after a translation there and back.
 

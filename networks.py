@@ -23,7 +23,9 @@ def build_generator(opt: Namespace, training: bool = True) -> nn.Module:
     With training=False its weights are plain: spectral norm is for training, and generators.py
     divides it out of what it loads.
     """
-    if opt.generator == "resnet":
+    if opt.generator == "resnet8":
+        net = Resnet8Generator(opt.ngf, opt.n_blocks)
+    elif opt.generator == "resnet":
         net = ResnetGenerator(opt.ngf, opt.n_blocks)
     elif opt.generator == "unet":
         net = UnetGenerator(opt.ngf)
@@ -59,6 +61,8 @@ def image_size_problem(generator: str, discriminator: str, image_size: int) -> s
     """Say why the two nets cannot take square images of this size, or None if they can."""
     if generator == "resnet" and (image_size % 4 or image_size < 8):
         return "the resnet generator halves twice and needs a multiple of 4, at least 8"
+    if generator == "resnet8" and (image_size % 8 or image_size < 16):
+        return "the resnet8 generator halves three times and needs a multiple of 8, at least 16"
     if generator == "unet" and (image_size % 32 or image_size < 32):
         return "the unet generator halves five times and needs a multiple of 32"
     if generator == "sagan" and (image_size % 16 or image_size < 64):
@@ -189,6 +193,47 @@ class ResnetGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
+
+
+class Resnet8Generator(nn.Module):
+    """Image-to-image net of residual blocks at an eighth of the size, with one skip at a quarter.
+
+    (B, 3, H, W) -> (B, 3, H, W), H and W multiples of 8, at least 16. At 64x64 an image costs a
+    quarter of what it costs in a ResnetGenerator of equal width and blocks: nothing but the last
+    convolution runs at the full size, where 7x7 convolutions of few channels waste a CPU.
+
+    Source: Zhu et al. 2017 (CycleGAN), appendix 7.2, and four changes. The first halving is a
+    rearrangement of pixels (Shi et al. 2016) and there is a third one, so that a block sees the
+    whole face. Up-sampling is by repetition and convolution, which leaves no checkerboards (Odena
+    et al. 2016). The skip keeps pose and layout, at a size that holds no eyes and no strokes: those
+    have to be drawn.
+    """
+
+    def __init__(self, ngf: int = 32, n_blocks: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(  # H -> H/2 -> H/4
+            nn.PixelUnshuffle(2),
+            *conv_norm_relu(nn.Conv2d(12, ngf, kernel_size=3, padding=1)),
+            *conv_norm_relu(nn.Conv2d(ngf, ngf * 2, kernel_size=4, stride=2, padding=1)),
+        )
+        self.body = nn.Sequential(  # H/4 -> H/8 -> H/4
+            *conv_norm_relu(nn.Conv2d(ngf * 2, ngf * 4, kernel_size=4, stride=2, padding=1)),
+            *(ResidualBlock(ngf * 4) for _ in range(n_blocks)),
+            nn.Upsample(scale_factor=2),
+            *conv_norm_relu(nn.Conv2d(ngf * 4, ngf * 2, kernel_size=3, padding=1)),
+        )
+        self.skip = nn.Conv2d(ngf * 2, ngf * 2, kernel_size=1)
+        self.head = nn.Sequential(  # H/4 -> H/2 -> H
+            nn.Upsample(scale_factor=2),
+            *conv_norm_relu(nn.Conv2d(ngf * 2, ngf, kernel_size=3, padding=1)),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(ngf, 3, kernel_size=3, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.body(x) + self.skip(x))
 
 
 class UnetGenerator(nn.Module):

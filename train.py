@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections import defaultdict
+from collections import defaultdict, deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -133,6 +133,11 @@ def train(until_the_end: ExitStack) -> None:
         images_A, images_B, opt.batch_size, opt.seed, opt.flip, train_A, train_B,
         model.device, distributed.rank(), distributed.world_size(),
     )  # fmt: skip
+    if opt.warm_steps and not (saved or opt.init_from):
+        errors = tqdm(model.warm_start(batches), "warm start", opt.warm_steps, unit=" batches",
+                      disable=None if main_rank else True)  # fmt: skip
+        last = deque(errors, maxlen=50)
+        print(f"Warm start: L1 {sum(last) / len(last):.3f} (pixels in [-1, 1])")
     epoch, batch, totals = 0, 0, defaultdict(lambda: [0.0, 0])
     best = None
     if saved:

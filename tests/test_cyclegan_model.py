@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 
+from batches import UnpairedBatches
 from cyclegan_model import CycleGANModel, ImagePool
 from errors import UserError
 from losses import GAN_MODES
@@ -30,7 +31,7 @@ def flat(net):
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize(
     "mode,generator,discriminator",
-    list(itertools.product(GAN_MODES, ("resnet", "unet", "sagan"), ("sagan", "patch"))),
+    list(itertools.product(GAN_MODES, ("resnet8", "resnet", "unet", "sagan"), ("sagan", "patch"))),
 )
 def test_every_allowed_combination_trains_two_steps(options, mode, generator, discriminator, size):
     opt = options(gan_mode=mode, generator=generator, discriminator=discriminator, n_critic=1,
@@ -279,3 +280,31 @@ def test_data_parallel_threads_that_fall_back_to_float16_still_compute_in_bf16()
     with torch.autocast("cpu", torch.float16):
         assert net(x).dtype == torch.bfloat16
     assert net(x).dtype == torch.float32
+
+
+def test_a_warm_start_makes_one_autoencoder_of_both_generators(options):
+    model = CycleGANModel(options(generator="resnet8", ngf=8, warm_steps=40, lr_G=1e-3))
+    images = torch.randint(0, 256, (2, 6, 1, 1, 3), dtype=torch.uint8).expand(2, 6, 64, 64, 3)
+    batches = UnpairedBatches(*images.numpy(), 2, seed=0)
+    errors = list(model.warm_start(batches))
+    assert len(errors) == 40
+    assert sum(errors[-5:]) < 0.9 * sum(errors[:5])
+    weights = flat(model.nets["netG_A"])
+    for name in ("netG_B", "netG_A_ema", "netG_B_ema"):
+        assert torch.equal(flat(model.nets[name]), weights)
+    assert all(p.grad is None for p in model.nets["netG_A"].parameters())
+    assert model.steps == 0 and not model.optimizer_G.state
+    model.set_input(*batch())
+    model.optimize_parameters()  # and trains on from there, each for itself
+    assert not torch.equal(flat(model.nets["netG_A"]), flat(model.nets["netG_B"]))
+    assert not torch.equal(flat(model.nets["netG_A"]), weights)
+
+
+def test_identity_in_one_call_with_the_translation_changes_neither(options):
+    model = CycleGANModel(options(generator="resnet8"))
+    model.set_input(*batch())
+    model.forward()
+    alone = model.run(model.netG_A, model.real_A), model.run(model.netG_A, model.real_B)
+    torch.testing.assert_close((model.fake_B, model.idt_A), alone)
+    alone = model.run(model.netG_B, model.real_B), model.run(model.netG_B, model.real_A)
+    torch.testing.assert_close((model.fake_A, model.idt_B), alone)

@@ -14,6 +14,7 @@ from losses import (
     generator_loss,
     gradient_penalty,
     identity_loss,
+    shift,
     total_variation,
 )
 
@@ -163,3 +164,18 @@ def test_total_variation_is_the_slope_of_a_ramp_and_nothing_on_a_flat_image():
     total_variation(flat).backward()
     assert total_variation(flat).item() == pytest.approx(0, abs=1e-5)
     assert flat.grad.isfinite().all()
+
+
+def test_a_shift_moves_all_images_alike_and_mirrors_at_the_edge():
+    images = torch.arange(2 * 3 * 8 * 8).float().view(2, 3, 8, 8)
+    padded = torch.nn.functional.pad(images, (2,) * 4, mode="reflect")
+    windows = [padded[..., i : i + 8, j : j + 8] for i in range(5) for j in range(5)]
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(300):
+        moved = shift(images, 2, generator)
+        seen.add(next(k for k, window in enumerate(windows) if torch.equal(window, moved)))
+    assert len(seen) == 25
+    state = generator.get_state()
+    assert shift(images, 0, generator) is images
+    assert torch.equal(state, generator.get_state())  # runs without it draw what they drew

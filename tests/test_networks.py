@@ -3,6 +3,7 @@ import torch
 
 from networks import (
     PatchDiscriminator,
+    Resnet8Generator,
     ResnetGenerator,
     SaganDiscriminator,
     SaganGenerator,
@@ -14,6 +15,7 @@ from networks import (
 
 GENERATORS = {
     "resnet": lambda: ResnetGenerator(4, 1),
+    "resnet8": lambda: Resnet8Generator(4, 1),
     "unet": lambda: UnetGenerator(2),
     "sagan": lambda: SaganGenerator(4),
 }
@@ -99,3 +101,17 @@ def test_patch_discriminator_has_instance_norm_only_without_spectral_norm(option
         net = build_discriminator(options(discriminator="patch", spectral_norm=spectral_norm))
         norms = [m for m in net.modules() if isinstance(m, torch.nn.InstanceNorm2d)]
         assert len(norms) == (0 if spectral_norm else 3)
+
+
+def test_resnet8_sees_the_whole_face_and_hands_no_detail_through():
+    netG = Resnet8Generator(4, 6).eval()
+    x = torch.randn(1, 3, 64, 64, requires_grad=True)
+    netG(x)[0, 0, 32, 32].backward()
+    assert (x.grad.abs().sum(dim=(0, 1)) > 0).all()  # instance norm apart: the blocks reach 64
+
+    # The skip is a 1x1 convolution of features at a quarter of the size.
+    sizes = {}
+    netG.skip.register_forward_hook(lambda _, inputs, out: sizes.update(skip=out.shape[-2:]))
+    netG.body[3].register_forward_hook(lambda _, inputs, out: sizes.update(block=out.shape[-2:]))
+    netG(x)
+    assert sizes == {"skip": (16, 16), "block": (8, 8)}
