@@ -5,7 +5,7 @@
     python export_onnx.py --ckpt model_ckpt/pretrained --direction AtoB
 
 The file takes "images" and gives "translated", float32 (B, 3, H, W), RGB in [-1, 1], of any batch
-size. H and W are free, in steps of 4, for the resnet generator, in steps of 8 for resnet8, in steps of 32 for the unet, and
+size. H and W are free, in steps of 8 for the resnet8 generator, 4 for resnet and 32 for unet, and
 fixed for the sagan generator. Its metadata say so. Before it is written, onnxruntime's outputs are
 compared with PyTorch's, to 1e-4.
 
@@ -43,8 +43,9 @@ from layouts import PUBLISHED
 from option_types import make_parser
 
 TOLERANCE = 1e-4  # of a range of 2
-STEPS = {"resnet8": 8, "resnet": 4, "unet": 32}  # of the image size, where it is free; not of sagan, whose
-# attention would be exported with the sizes of its feature maps
+# Steps of the image size, where it is free; not that of sagan, whose attention would be exported
+# with the sizes of its feature maps.
+STEPS = {"resnet8": 8, "resnet": 4, "unet": 32}
 
 
 @one_line_errors

@@ -75,9 +75,9 @@ def gradient_penalty(
 
 
 def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Move a batch (B, 3, H, W) by up to `pixels` each way, as one; its mirror image fills the edge.
+    """Move a batch (B, 3, H, W) by up to `pixels` each way, as one; mirrored pixels fill the edge.
 
-    The way is drawn uniformly with `generator` (a CPU one). D then cannot learn images by heart.
+    The way is drawn uniformly with `generator` (a CPU one), so that D cannot learn by heart.
 
     Source: Zhao et al. 2020 (DiffAugment), section 3, the translation alone, and one for a batch:
     changed colours would unlearn those of hair.
