@@ -133,7 +133,7 @@ def train(until_the_end: ExitStack) -> None:
         images_A, images_B, opt.batch_size, opt.seed, opt.flip, train_A, train_B,
         model.device, distributed.rank(), distributed.world_size(),
     )  # fmt: skip
-    if opt.warm_steps and not (saved or opt.init_from):
+    if opt.model == "cyclegan" and opt.warm_steps and not (saved or opt.init_from):
         errors = tqdm(model.warm_start(batches), "warm start", opt.warm_steps, unit=" batches",
                       disable=None if main_rank else True)  # fmt: skip
         last = deque(errors, maxlen=50)

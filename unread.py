@@ -69,7 +69,8 @@ CYCLEGAN, DTN = only(model=("cyclegan",)), only(model=("dtn",))
 TRAIN = {
     **{key: [CYCLEGAN] for key in dtn_options.CYCLEGAN_ONLY},
     **{key: [DTN] for key in dtn_options.DTN_ONLY},
-    "n_blocks": [CYCLEGAN, only(generator=("resnet",))],
+    "n_blocks": [CYCLEGAN, only(generator=("resnet8", "resnet"))],
+    "warm_steps": [CYCLEGAN, without("resume"), without("init_from")],
     "lambda_gp": [CYCLEGAN, only(gan_mode=PENALTY_MODES)],
     "clip_value": [CYCLEGAN, only(gan_mode=("wgan",))],
     "attention": [only(model=("dtn",), generator=("sagan",), discriminator=("sagan",))],
