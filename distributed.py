@@ -83,7 +83,10 @@ def copy_from_rank_zero(nets: Iterable[nn.Module]) -> None:
     if world_size() > 1:
         for net in nets:
             for tensor in itertools.chain(net.parameters(), net.buffers()):
-                dist.broadcast(tensor.data, 0)
+                # A broadcast goes by memory order, which hosts may choose differently.
+                plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+                dist.broadcast(plain, 0)
+                tensor.data.copy_(plain)
 
 
 def average_gradients(optimizer: torch.optim.Optimizer) -> None:

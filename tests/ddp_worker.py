@@ -5,6 +5,7 @@ import sys
 import torch
 
 import distributed
+import translation_model
 from arguments import train_options
 from cyclegan_model import CycleGANModel
 from dtn_model import DTNModel
@@ -17,8 +18,10 @@ if mode == "dtn":
     opt, _ = train_options([*flags, "--model", "dtn", "--train_f"])
 else:
     flags += "--n_blocks 1 --pool_size 0 --lambda_idt 0.5 --gan_mode".split()
-    opt, _ = train_options([*flags, mode])
+    opt, _ = train_options([*flags, "sn" if mode == "mixed" else mode])
 distributed.start(opt.gpu_ids, opt.batch_size)
+if mode == "mixed" and distributed.rank():  # a host with matrix units beside one without
+    translation_model.fastest_memory_format = lambda opt: torch.channels_last
 torch.manual_seed(distributed.rank())  # weights that rank 0 must give to the others
 model = DTNModel(opt, Encoder(4, 6, 64)) if mode == "dtn" else CycleGANModel(opt)
 images = torch.rand(2, 4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -21,7 +21,7 @@ def run(*command):
     return subprocess.run([*map(str, command)], env=ENV, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("mode", ["sn", "wgan", "dtn"])
+@pytest.mark.parametrize("mode", ["sn", "wgan", "dtn", "mixed"])
 def test_gradients_of_two_processes_equal_those_of_one_on_the_whole_batch(tmp_path, mode):
     worker = ROOT / "tests" / "ddp_worker.py"
     two = run(*TORCHRUN, worker, mode, tmp_path / "two")
