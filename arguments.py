@@ -343,11 +343,14 @@ def add_model_options(parser: OneLineParser) -> None:
                        "where it tells none")
 
 
-def add_data_options(parser: OneLineParser, data: argparse._ArgumentGroup) -> None:
+def add_data_options(
+    parser: OneLineParser, data: argparse._ArgumentGroup, demo: bool = True
+) -> None:
     data.add_argument("--domain_A_path", default="data/anime", help="folder of anime faces")
     data.add_argument("--domain_B_path", default="data/person", help="folder of person faces")
-    data.add_argument("--demo", action="store_true",
-                      help="faces that demo_faces.py draws; training gets small defaults")
+    if demo:
+        data.add_argument("--demo", action="store_true",
+                          help="faces that demo_faces.py draws; training gets small defaults")
     data.add_argument("--cache_dir", default="data/cache",
                       help="folder for the decoded images, made once")
     data.add_argument("--num_workers", type=whole(0), default=min(8, os.cpu_count() or 1),

@@ -1,4 +1,4 @@
-"""Measure a trained model: distance to real images, collapse, memorisation, resemblance.
+"""Measure a trained model: realism, collapse, memorisation, resemblance; docs/evaluation.md.
 
     python evaluate.py --demo                                    # the newest demo run, with truth
     python evaluate.py --name sn_50000 --domain_A_path data/anime_test \\
@@ -7,9 +7,11 @@
         --domain_B_path data/person_test
     python evaluate.py --fakes out --direction BtoA --domain_A_path ... --domain_B_path ...
 
-Every figure comes with N, split and seed; `floor` is what two halves of the real images score
-against each other. Beside the JSON file it writes grids of the best, median and worst outputs
-(input, output, reconstruction) and of outputs over their nearest training images.
+First comes FD, the Frechet distance in the features that come with this repository, beside what
+the untranslated inputs score: a model that does not beat them paints over. Every figure comes with
+N, split and seed; `floor` is what real images score against each other. Beside the JSON file it
+writes grids of the best, median and worst outputs (input, output, reconstruction) and of outputs
+over their nearest training images.
 """
 
 import json
@@ -28,19 +30,20 @@ from dataset import check_domains, find_images, load_folder
 from demo_faces import load_pairs, make_demo
 from demo_truth import factor_agreement, pixel_error
 from errors import UserError, one_line_errors
+from features import FeatureNet, embed
 from files import atomic_write, refuse_unwritable
+from frechet import floor
 from generators import check_model, find_generators, load_generators
-from grids import save_grid
 from layouts import Found
 from option_types import given_options, make_parser, whole
+from realism import open_features, realism, verdict
+from report import DIRECTIONS, FEWEST_FOR_COLLAPSE, save_cases, table
 from run_data import split, tell_if_changed
 from translation_model import TranslationModel
 from unread import EVALUATE, refuse_unread
 
 MOST_TRAINING_IMAGES = 15000  # per domain, evenly spaced: bounds memory and time
 FEWEST = 6  # test images: retrieval in five needs one more
-FEWEST_FOR_COLLAPSE = 50  # below that chance decides, see metrics.collapse_report
-DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
 
 
 @one_line_errors
@@ -64,6 +67,7 @@ def main() -> None:
         results["checkpoint"] = {"file": str(path), "epoch": found.epoch, "steps": found.steps}
         images = gather(opt, given, model.opt, found)
         refuse_swapped(images)
+    net = open_features()
     for domain, found in images.items():
         if len(found["test"]) < FEWEST:
             flag = f"--domain_{'A' if domain == 'anime' else 'B'}_path"
@@ -71,7 +75,7 @@ def main() -> None:
                             "are needed; name a folder of more")  # fmt: skip
         print(f"{domain}: {len(found['test'])} {found['split']}")
         results[domain] = {"N": len(found["test"]), "split": found["split"],
-                           "floor": floors(found["test"], opt.seed)}  # fmt: skip
+                           "floor": floors(found["test"], net, opt.seed)}  # fmt: skip
 
     if not opt.floors_only:
         tables = opt.attributes and tables_of(images["person"], *map(Path, opt.attributes))
@@ -81,7 +85,7 @@ def main() -> None:
         for direction in directions:
             source, target = (images[domain] for domain in DIRECTIONS[direction])
             fakes, recs = made[direction] = translations(opt, model, direction, source)
-            figures = judge(fakes, recs, source, target, opt)
+            figures = judge(net, fakes, recs, source, target, opt)
             if opt.demo:
                 figures["truth"] = truth(fakes, DIRECTIONS[direction][1])
             results[direction] = figures
@@ -253,8 +257,8 @@ def translations(
 # ---------------------------------------------------------------------------------- figures
 
 
-def floors(real: Tensor, seed: int) -> dict:
-    """What one random half of real images scores against the other."""
+def floors(real: Tensor, net: FeatureNet | None, seed: int) -> dict:
+    """What real images score: one random half against the other, and in FD as many others."""
     order = torch.randperm(len(real), generator=derived_generator(seed, "halves"))
     half = len(real) // 2
     a, b = real[order[:half]], real[order[half : 2 * half]]
@@ -262,15 +266,22 @@ def floors(real: Tensor, seed: int) -> dict:
         "N": half,
         "swd": metrics.sliced_wasserstein(a, b, derived_generator(seed, "patches")),
         "diversity": metrics.collapse_report(a, b),
+        "realism": net and floor(embed(net, real), seed),
     }
 
 
-def judge(fakes: Tensor, recs: Tensor | None, source: dict, target: dict, opt: Namespace) -> dict:
-    """All figures of one direction."""
+def judge(
+    net: FeatureNet | None, fakes: Tensor, recs: Tensor | None, source: dict, target: dict,
+    opt: Namespace,
+) -> dict:  # fmt: skip
+    """All figures of one direction, first those that painting over an input cannot please."""
     inputs, real = source["test"], target["test"]
     if not torch.isfinite(fakes).all():
         raise UserError("the model's outputs are not all finite; the checkpoint is broken")
-    figures = metrics.figures(inputs, fakes, recs, real, opt.seed)
+    figures = {"realism": net and realism(net, inputs, fakes, real, opt.seed)}
+    figures |= metrics.figures(inputs, fakes, recs, real, opt.seed)
+    enough = min(len(fakes), len(real)) >= FEWEST_FOR_COLLAPSE
+    figures["verdict"] = verdict(figures["realism"], figures["diversity"]) if enough else ""
     if target["train"] is not None:
         figures["memorisation"] = metrics.memorisation(fakes, target["train"], real)
         figures["memorisation"]["N_training"] = len(target["train"])
@@ -302,103 +313,6 @@ def truth(fakes: Tensor, style: str) -> dict:
     pixels = to_uint8(fakes).numpy()
     return {"factors": factor_agreement(pixels, pairs, style),
             "pixels": pixel_error(pixels, pairs, style)}  # fmt: skip
-
-
-# --------------------------------------------------------------------------------- showing it
-
-
-def save_cases(
-    folder: Path, direction: str, source: dict, target: dict, fakes: Tensor, recs: Tensor | None
-) -> None:
-    """Grids: best, median and worst by reconstruction; outputs over their nearest training images.
-
-    The first holds three bands of ten columns, each input over output over reconstruction; without
-    reconstructions its bands are the first, middle and last inputs, which is in its name.
-    """
-    if recs is None:
-        kind, order, shown = "first_middle_last", torch.arange(len(fakes)), (source["test"], fakes)
-    else:
-        order = (recs - source["test"]).abs().flatten(1).mean(1).argsort()
-        kind, shown = "best_median_worst", (source["test"], fakes, recs)
-    n = min(10, len(order) // 3)
-    middle = len(order) // 2 - n // 2
-    bands = [order[:n], order[middle : middle + n], order[-n:]]
-    rows = [x[band] for band in bands for x in shown]
-    save_grid(folder / f"{direction}_{kind}.png", torch.cat(rows), n)
-    if target["train"] is not None:
-        shown = fakes[order[middle : middle + n]]
-        _, nearest = metrics.nearest(shown, target["train"])
-        grid = torch.cat([shown, target["train"][nearest]])
-        save_grid(folder / f"{direction}_nearest_training_images.png", grid, n)
-
-
-def table(results: dict) -> str:
-    """The figures that matter most, as a markdown table."""
-    directions = [direction for direction in DIRECTIONS if direction in results]
-    lines = []
-    for domain in ("anime", "person"):
-        swd = list(results[domain]["floor"]["swd"].values())
-        lines.append(f"real {domain}: N {results[domain]['N']}, floor of SWD (halves of "
-                     f"{results[domain]['floor']['N']}) {sum(swd) / len(swd):.2f}")  # fmt: skip
-    rows = []
-
-    def row(name: str, cell) -> None:
-        cells = []
-        for direction in directions:
-            try:
-                cells.append(cell(results[direction]))
-            except (KeyError, TypeError):
-                cells.append("-")
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
-
-    row("N", lambda r: f"{r['N']}")
-    row("SWD x1000, mean over levels",
-        lambda r: f"{sum(r['swd'].values()) / len(r['swd']):.2f}")
-    row("FID", lambda r: f"{r['fid_kid']['fid']:.2f}")
-    row("KID x1000", lambda r: f"{1000 * r['fid_kid']['kid']:.2f}")
-    row("spread over real", lambda r: f"{r['diversity']['spread']:.2f}")
-    row("near duplicates (real)", lambda r: f"{r['diversity']['near_duplicates']:.1%} "
-        f"({r['diversity']['near_duplicates_real']:.1%})")
-    few = min(results[domain]["N"] for domain in ("anime", "person")) < FEWEST_FOR_COLLAPSE
-    row("collapsed", lambda r: f"too few to tell, {FEWEST_FOR_COLLAPSE} are needed" if few
-        else "yes" if r["diversity"]["collapsed"] else "no")
-    for layout in ("colour", "gradient"):
-        key = f"retrieval_{layout}"
-        row(f"own input found by {layout} layout, top-1 / top-5 (chance)",
-            lambda r, key=key: f"{r[key]['top1']:.1%} / {r[key]['top5']:.1%} "
-            f"({r[key]['chance1']:.1%} / {r[key]['chance5']:.1%})")
-    row("hair, background colour correlation",
-        lambda r: f"{r['region_correlation']['hair']:.2f}, "
-        f"{r['region_correlation']['background']:.2f}")
-    row("cycle error (of a pixel's range)",
-        lambda r: f"{r['cycle_l1']['mean']:.3f} ± {r['cycle_l1']['standard_error']:.3f}")
-    row("distance to training images over that of held-out ones",
-        lambda r: f"{r['memorisation']['ratio']:.2f}")
-    names = next((list(r["truth"]["factors"]) for d in directions
-                  if "truth" in (r := results[d])), [])
-    for name in names:
-        row(f"true {name} (shuffled; oracle)",
-            lambda r, name=name: "{agreement:.1%} ({shuffled:.1%}; {oracle:.1%})".format(
-                **r["truth"]["factors"][name]))
-    if names:
-        row("pixel error to the true pair (shuffled)",
-            lambda r: "{error:.3f} ({shuffled:.3f})".format(**r["truth"]["pixels"]))
-    if directions:
-        titles = {"BtoA": "person to anime", "AtoB": "anime to person"}
-        lines += ["", "| | " + " | ".join(titles[d] for d in directions) + " |",
-                  "| --- |" + " --- |" * len(directions), *rows]
-    for group, f in results.get("groups", {}).items():
-        if "left_out" in f:
-            lines.append(f"{group}: {f['left_out']}")
-        else:
-            lines.append(
-                f"{group}: N {f['N']}, classifier {f['classifier_accuracy']:.0%} right; there and "
-                f"back {f['kept_after_there_and_back']:.0%} keep it, "
-                f"{f['gained_after_there_and_back']:.0%} of the others gain it; persons made of "
-                f"anime {f['share_of_persons_made_of_anime']:.0%} (real "
-                f"{f['share_of_real_persons']:.0%})"
-            )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from conftest import ROOT
 from PIL import Image
 
 from attributes import by_group, read_attributes
+from batches import to_uint8
+from benchmarks.instrument import drawn
 from errors import UserError
 
 HERE = ("--gpu_ids", "-1")
@@ -42,7 +44,8 @@ def test_a_checkpoint_gets_every_figure_in_both_directions(run, script):
     for direction in ("AtoB", "BtoA"):
         assert results[direction]["N"] == 12
         assert {"swd", "diversity", "retrieval_colour", "retrieval_gradient", "cycle_l1",
-                "region_correlation", "memorisation"} <= results[direction].keys()  # fmt: skip
+                "region_correlation", "memorisation", "realism",
+                "verdict"} <= results[direction].keys()  # fmt: skip
     assert results["anime"]["floor"]["N"] == 6
     assert "| own input found by colour layout" in done.out
     grids = sorted(os.listdir("results"))
@@ -58,7 +61,7 @@ def test_the_same_command_gives_the_same_figures(run, script):
 
 def test_floors_need_no_model_and_are_small(workplace, script):
     done = script("evaluate.py", *HERE, *FOLDERS, "--floors_only")
-    assert done.code == 0 and "floor of SWD" in done.out
+    assert done.code == 0 and "floors: FD " in done.out
     assert figures().keys() == {"seed", "anime", "person"}
 
 
@@ -67,6 +70,63 @@ def test_of_ready_outputs_copies_are_found_as_their_inputs(workplace, script):
     assert done.code == 0, done.err
     assert figures()["BtoA"]["retrieval_colour"]["top1"] == 1
     assert figures()["BtoA"]["region_correlation"]["hair"] == pytest.approx(1)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return {domain: to_uint8(x).numpy() for domain, x in drawn(120).items()}
+
+
+@pytest.fixture
+def drawings(workplace, faces):
+    """60 drawn faces in each of data/anime and data/person, and 60 other anime in data/more."""
+    for folder, domain, rows in (("anime", "anime", slice(60)), ("person", "person", slice(60)),
+                                 ("more", "anime", slice(60, 120))):  # fmt: skip
+        shutil.rmtree(f"data/{folder}", ignore_errors=True)
+        os.makedirs(f"data/{folder}")
+        for i, pixels in enumerate(faces[domain][rows]):
+            Image.fromarray(pixels).save(f"data/{folder}/{i:02}.png")
+    return workplace
+
+
+def judged(script, fakes):
+    done = script("evaluate.py", *HERE, *FOLDERS, "--fakes", fakes, "--direction", "BtoA")
+    assert done.code == 0, done.err
+    return done.out, figures()["BtoA"]
+
+
+def test_untranslated_inputs_are_said_to_paint_over(drawings, script):
+    out, found = judged(script, "data/person")
+    assert "person to anime paints over: FD" in out
+    assert found["realism"]["fd"] == found["realism"]["baselines"]["untranslated"]["fd"]
+    assert found["realism"]["detail"]["kept"] == pytest.approx(1, abs=1e-3)
+
+
+def test_one_output_for_all_inputs_is_said_to_be_collapsed(drawings, script):
+    for i in range(60):
+        if i != 7:
+            shutil.copy("data/more/07.png", f"data/more/{i:02}.png")
+    out, found = judged(script, "data/more")
+    assert "person to anime collapsed: " in out and "paints over" not in out
+
+
+def test_real_images_of_the_domain_are_neither_said_to_paint_over_nor_collapsed(drawings, script):
+    out, found = judged(script, "data/more")
+    assert found["verdict"] == "" and "paints over" not in out and "| collapsed | no |" in out
+    assert found["realism"]["fd"] < 2 * found["realism"]["floor"]["fd"]
+    assert "| FD (real) |" in out and "| FD of the inputs recoloured |" in out
+
+
+def test_without_its_features_evaluate_says_that_fd_is_left_out(workplace, script, monkeypatch):
+    def missing():
+        raise UserError("features.pth: there is no such file")
+
+    monkeypatch.setattr("realism.load_features", missing)
+    done = script("evaluate.py", *HERE, *FOLDERS, "--fakes", "data/person", "--direction", "BtoA")
+    assert done.code == 0, done.err
+    assert "FD left out: features.pth: there is no such file" in done.out
+    assert "| FD (real) | - |" in done.out
+    assert figures()["BtoA"]["realism"] is None
 
 
 @pytest.mark.parametrize(
