@@ -110,12 +110,17 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     """Parse and check the options of test.py; returns them resolved, and those really given."""
     parser = _test_parser()
     opt, given = parser.parse_args(argv), given_options(parser, argv)
-    refuse_unread(TEST, given, opt)
+    if opt.input and opt.photos:
+        raise UserError(f"--input {opt.input}: {opt.photos[0]} is named beside it; give all "
+                        "pictures without --input, or only that one")  # fmt: skip
+    refuse_unread(TEST, given, Namespace(**{**vars(opt), "input": opt.input or opt.photos}))
     if opt.input and not (opt.direction and opt.output):
         raise UserError(
             f"--input {opt.input}: needs --direction (AtoB: anime to person, BtoA: person to "
-            "anime) and --output DIR"
+            "anime) and --output DIR, or leave --input out: test.py PHOTO"
         )
+    opt.input = opt.photos or ([opt.input] if opt.input else [])
+    opt.photos = bool(opt.photos)
     opt.output = opt.output or "test_image"
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
     return opt, given
@@ -307,6 +312,9 @@ def _train_parser() -> OneLineParser:
 
 def _test_parser() -> OneLineParser:
     parser = make_parser("Translate anime faces to persons and back with a trained model.")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO",
+                        help="your own pictures, or folders of them: to anime by the pretrained "
+                        "model, as test_image/NAME_anime.png, where no option says otherwise")
 
     add_model_options(parser)
 
@@ -318,7 +326,7 @@ def _test_parser() -> OneLineParser:
     data.add_argument("--batch_size", type=whole(1), default=64,
                       help="images at a time, and tiles in a grid")
 
-    files = parser.add_argument_group("one picture in, one picture out")
+    files = parser.add_argument_group("pictures in, pictures out")
     files.add_argument("--input", help="picture, or folder of pictures")
     files.add_argument("--direction", choices=("AtoB", "BtoA"),
                        help="AtoB: anime to person; BtoA: person to anime; without "
@@ -327,6 +335,10 @@ def _test_parser() -> OneLineParser:
     files.add_argument("--overwrite", action="store_true", help="replace pictures in --output")
     files.add_argument("--compare", action="store_true",
                        help="write input, output and reconstruction side by side")
+    files.add_argument("--scale", type=whole(1, 16), default=1,
+                       help="enlarge the pictures so many times; adds no detail")
+    files.add_argument("--paste", action="store_true",
+                       help="put the translated faces back into the photographs")
     add_face_options(files)
     return parser
 

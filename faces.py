@@ -135,12 +135,12 @@ class FaceDetector:
 
 
 def squares_of_faces(
-    photo: Image.Image, detector: FaceDetector, image_size: int
+    photo: Image.Image, detector: FaceDetector, of_model: Namespace
 ) -> tuple[list[Box], list[str]]:
     """The squares to cut out of a photograph, and what to tell its owner about them.
 
-    Without a face from the front: those from the side, and without these its middle.
-    Raises UnreadableImage.
+    of_model: options of the model, for image_size and crop. Without a face from the front these
+    are the faces from the side, and without such the photograph's middle. Raises UnreadableImage.
     """
     boxes, notes = detector.boxes(photo), []
     if not boxes and (boxes := detector.profile_boxes(photo)):
@@ -149,11 +149,11 @@ def squares_of_faces(
         least = round(SMALLEST_FACE * max(1, max(photo.size) / LONG_SIDE))
         notes = ["no face found (upright, from the front, at least "
                  f"{least} pixels wide), its middle is taken"]  # fmt: skip
-        return [crop_box(photo.size, "center")], notes
+        return [crop_box(photo.size, of_model.crop)], notes
     for place, (left, _, right, _) in enumerate(boxes, 1):
-        if right - left < image_size:
+        if right - left < of_model.image_size:
             notes.append(f"face {place} of {len(boxes)} is only {right - left} pixels wide, and "
-                         f"the model takes {image_size}; expect a blur")  # fmt: skip
+                         f"the model takes {of_model.image_size}; expect a blur")  # fmt: skip
     return boxes, notes
 
 

@@ -29,14 +29,16 @@ SHAPE = {
 }  # fmt: skip
 
 
-def find_generators(opt: Namespace, demo: bool = False) -> Path:
+def find_generators(opt: Namespace, demo: bool = False, published: bool = False) -> Path:
     """The file or folder of --ckpt, that run's of --name, else the newest's, else the published.
 
-    The newest is that of --model, where given. Raises UserError if there is none.
+    The newest is that of --model, where given; with `published` the published model comes first.
+    Raises UserError if there is none.
     """
     if opt.ckpt:
         return Path(opt.ckpt)
-    if not (opt.name or demo or opt.model == "dtn" or any(ROOT.glob("*/latest.pth"))):
+    runs = not published and any(ROOT.glob("*/latest.pth"))
+    if not (opt.name or demo or opt.model == "dtn" or runs):
         folder = bundled(PRETRAINED)
         if any((folder / file).is_file() for file in PUBLISHED.values()):
             return folder

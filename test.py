@@ -1,5 +1,7 @@
 """Translate faces with a trained model.
 
+    python test.py me.jpg                        # to test_image/me_anime.png, by the pretrained one
+    python test.py party.jpg --detect_faces --paste                   # every face, in its place
     python test.py --demo                        # the newest demo run, on pairs held out of it
     python test.py --name sn_50000               # held-out images of that run's own folders
     python test.py --ckpt model_ckpt/sn_50000/epoch_0200.pth --domain_B_path data/person_test
@@ -9,9 +11,10 @@
     python test.py --ckpt latest_net_G.pth --direction BtoA --domain_B_path data/person_test
 
 --ckpt takes the files of other projects too (layouts.py). Without it and --name the newest run is
-taken or, where there is none, the published model.
+taken or, where there is none, the pretrained model; for your own pictures, named without a flag,
+always that one, and persons become anime unless --direction says otherwise.
 
-Without --input, writes grids to test_image/: 0__person_real.png beside 0__anime_test.png, its
+Without pictures, writes grids to test_image/: 0__person_real.png beside 0__anime_test.png, its
 translation tile for tile, 0__anime_real.png beside 0__person_test.png, and so on; grids of an
 earlier call are replaced.
 """
@@ -46,7 +49,7 @@ BUNDLED = {"domain_A_path": "test_image/inputs/anime",
 @one_line_errors
 def main() -> None:
     opt, given = test_options()
-    path = find_generators(opt, opt.demo)
+    path = find_generators(opt, opt.demo, published=opt.photos)
     model, found = load_generators(path, opt.gpu_ids, opt.batch_size, opt.direction, opt.image_size)
     check_model(opt.model, found)
     print(f"Model: {path} ({found.about}) on {model.device}")

@@ -105,7 +105,7 @@ class Answerer:
         with open_image(io.BytesIO(picture)) as photo:
             boxes, notes = [crop_box(photo.size, model.opt.crop)], []
             if find and self.detector:
-                boxes, notes = squares_of_faces(photo, self.detector, size)
+                boxes, notes = squares_of_faces(photo, self.detector, model.opt)
             cuts = [torch.from_numpy(cut_square(photo, box, size)) for box in boxes]
         images = to_float(torch.stack(cuts))
         fakes, recs = model.translate(images, direction)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 from arguments import test_options as options_of_test
@@ -15,9 +16,10 @@ from dataset import cut_square, load_image
 from demo_drawing import draw_face, sample_factors
 from errors import UserError
 from faces import FACE_MARGIN, FACE_RISE, LONG_SIDE, FaceDetector, squares_of_faces
-from photos import translated
+from photos import paste_back, translated
 
 CPU = ("--gpu_ids", "-1")
+SMALL = SimpleNamespace(image_size=64, crop="center")
 
 
 @pytest.fixture(scope="session")
@@ -125,11 +127,12 @@ def detector_of(monkeypatch, tmp_path):
 
 def test_faces_from_the_side_are_taken_only_where_none_is_from_the_front_and_named(detector_of):
     photo = Image.linear_gradient("L").rotate(90).resize((400, 400))
-    front = squares_of_faces(photo, detector_of([(50, 50, 80, 80)], left=[(9, 9, 90, 90)]), 64)
+    front = squares_of_faces(photo, detector_of([(50, 50, 80, 80)], left=[(9, 9, 90, 90)]), SMALL)
     assert len(front[0]) == 1 and front[1] == [] and front[0][0][0] == 0
     boxes = {}
     for side in ("left", "right"):
-        boxes[side], notes = squares_of_faces(photo, detector_of(**{side: [(90, 90, 80, 80)]}), 64)
+        detector = detector_of(**{side: [(90, 90, 80, 80)]})
+        boxes[side], notes = squares_of_faces(photo, detector, SMALL)
         assert len(notes) == 1 and "from the side" in notes[0]
     ((left, top, right, bottom),) = boxes["left"]
     assert (left, right, bottom - top) == (40, 120, 80)  # an edge of 400 / 8 was put around
@@ -138,11 +141,11 @@ def test_faces_from_the_side_are_taken_only_where_none_is_from_the_front_and_nam
 
 def test_a_face_smaller_than_the_model_and_a_picture_without_one_get_a_line_each(detector_of):
     photo = Image.new("L", (2048, 1024))
-    boxes, notes = squares_of_faces(photo, detector_of([(200, 200, 99, 99), (400, 200, 40, 40)]),
-                                    100)  # fmt: skip
+    detector = detector_of([(200, 200, 99, 99), (400, 200, 40, 40)])
+    boxes, notes = squares_of_faces(photo, detector, SimpleNamespace(image_size=100))
     assert len(boxes) == 2
     assert notes == ["face 2 of 2 is only 80 pixels wide, and the model takes 100; expect a blur"]
-    boxes, notes = squares_of_faces(photo, detector_of(), 64)
+    boxes, notes = squares_of_faces(photo, detector_of(), SMALL)
     assert boxes == [(512, 0, 1536, 1024)]
     assert len(notes) == 1 and "no face found" in notes[0] and "64 pixels" in notes[0]
 
@@ -228,7 +231,7 @@ def test_each_face_gives_a_picture_numbered_from_the_left_and_one_keeps_its_name
     assert done.code == 0, done.err
     assert sorted(os.listdir("out")) == ["none.bmp", "one.jpg", "two_1.png", "two_2.png"]
     assert "3 of 4 pictures translated to out/ as 4 results" in done.out
-    assert done.err.count("none.bmp': no face found, its middle is taken") == 1
+    assert done.err.count("none.bmp': no face found (upright") == 1
     assert done.err.count("broken.png") == 1
     # The left third of each strip is what the model saw.
     seen = {name: np.array(Image.open(f"out/{name}"))[:, :64] for name in os.listdir("out")}
@@ -281,6 +284,100 @@ def test_compare_with_a_model_of_one_direction_shows_input_and_output():
     strips = translated(SimpleNamespace(translate=translate), images, "BtoA", True)
     assert strips.shape == (2, 4, 8, 3) and asked == [("BtoA", True)]
     assert (strips[:, :, :4] == 255).all() and (strips[:, :, 4:] == 0).all()
+
+
+# ---- test.py PHOTO -----------------------------------------------------------------------------
+
+
+def test_own_photos_become_anime_by_the_pretrained_model_whatever_was_trained_since(
+    workplace, train, script
+):
+    assert train("--name", "run").code == 0
+    os.rename("data/anime/03.png", "data/anime/x.webp")
+    done = script("test.py", *CPU, "data/person/03.png", "data/anime")
+    assert done.code == 0, done.err
+    assert "model_ckpt/pretrained" in done.out.splitlines()[0]
+    assert "13 of 13 pictures translated to test_image/" in done.out
+    assert len(os.listdir("test_image")) == 13
+    fake = np.array(Image.open("test_image/03_anime.png"))
+    assert apart(fake, load_image(Path("data/person/03.png"), 64)) > 0
+
+    one = script("test.py", *CPU, "data/person/04.png", "--output", "out", "--direction", "AtoB",
+                 "--name", "run")  # fmt: skip
+    assert "model_ckpt/run" in one.out.splitlines()[0] and os.listdir("out") == ["04_person.png"]
+    assert "data/person/04.png -> out/04_person.png" in one.out
+
+
+def test_own_photos_are_never_written_over(workplace, script):
+    assert script("test.py", *CPU, "data/person/03.png").code == 0
+    again = script("test.py", *CPU, "data/person/03.png")
+    assert again.code == 2 and "03_anime.png exists there already" in again.err
+    assert script("test.py", *CPU, "data/person/03.png", "--overwrite").code == 0
+    os.rename("data/person/03.png", "data/person/03_anime.png")
+    os.rename("data/person/04.png", "data/person/03.png")
+    lost = script("test.py", *CPU, "data/person/03.png", "data/person/03_anime.png", "--output",
+                  "data/person", "--overwrite")  # fmt: skip
+    assert lost.code == 2 and "is one of the pictures of data/person/03.png" in lost.err
+
+
+def test_a_model_of_one_direction_chooses_it(workplace, script):
+    ckpt = ROOT / "model_ckpt/pretrained/anime_to_person.pth"
+    assert script("test.py", *CPU, "data/anime/03.png", "--ckpt", ckpt).code == 0
+    assert os.listdir("test_image") == ["03_person.png"]
+
+
+@pytest.mark.parametrize("flags, line", [
+    ("data/person/03.png --input data/person/04.png", "--input data/person/04.png: data/person/03"),
+    ("nosuch.jpg", "PHOTO nosuch.jpg: no such file or folder"),
+    ("data/person/03.png --scale 0", "--scale"), ("--scale 2", "--scale 2: goes with --input"),
+    ("--paste", "--paste: goes with --input"),
+    ("data/person/03.png --paste --scale 2", "--scale 2: is not read beside --paste"),
+    ("data/person/03.png --paste --compare", "--compare: is not read beside --paste"),
+])  # fmt: skip
+def test_what_own_photos_cannot_be_made_of_ends_in_one_line(workplace, script, flags, line):
+    done = script("test.py", *CPU, *flags.split())
+    assert done.code == 2 and line in done.err and not Path("test_image").exists()
+
+
+def test_scale_enlarges_what_is_written(workplace, script):
+    assert script("test.py", *CPU, "data/person/03.png", "--scale", 4).code == 0
+    assert script("test.py", *CPU, "data/person/03.png", "--output", "plain").code == 0
+    large = Image.open("test_image/03_anime.png")
+    assert large.size == (256, 256)
+    plain = Image.open("plain/03_anime.png")
+    assert apart(large.resize((64, 64), Image.Resampling.BOX), plain) < 6
+
+
+def test_paste_changes_the_faces_and_nothing_else_of_a_photograph(faces, workplace, script):
+    photo = scene(faces, [(500, 300, 200), (40, 80, 256)])
+    photo.save("two.png")
+    done = script("test.py", *CPU, "two.png", "--detect_faces", "--paste")
+    assert done.code == 0, done.err
+    assert os.listdir("test_image") == ["two_anime.png"]
+    before, after = np.array(photo), np.array(Image.open("test_image/two_anime.png"))
+    assert before.shape == after.shape
+    outside = np.ones(before.shape[:2], bool)
+    for left, top, right, bottom in FaceDetector().boxes(photo):
+        quarter = (right - left) // 4
+        middle = np.s_[top + quarter : bottom - quarter, left + quarter : right - quarter]
+        assert apart(before[middle], after[middle]) > 5
+        outside[max(0, top) : bottom, max(0, left) : right] = False
+    assert outside.mean() > 0.5 and (before[outside] == after[outside]).all()
+
+
+def test_a_face_that_leaves_the_photograph_is_pasted_where_it_is(tmp_path):
+    Image.new("RGB", (50, 40)).save(tmp_path / "x.png")
+    white = np.full((8, 8, 3), 255, np.uint8)
+    image = np.array(paste_back(tmp_path / "x.png", [((-20, -20, 20, 20), white)]))
+    assert image.shape == (40, 50, 3) and image[0, 0].min() == 255 and image[:, 20:].max() == 0
+    assert (np.diff(image[0, :20, 0].astype(int)) <= 0).all()  # blended at its edge
+
+
+def test_a_large_photograph_without_detect_faces_gets_a_hint(workplace, script):
+    Image.new("RGB", (600, 500), "grey").save("large.jpg")
+    done = script("test.py", *CPU, "large.jpg", "data/person/03.png")
+    assert done.code == 0 and done.err.count("--detect_faces looks for it") == 1
+    assert "large.jpg" in done.err
 
 
 def test_missing_opencv_ends_in_one_line_before_anything_is_written(translate, monkeypatch):
