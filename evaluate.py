@@ -14,6 +14,7 @@ writes grids of the best, median and worst outputs (input, output, reconstructio
 over their nearest training images.
 """
 
+import functools
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -303,8 +304,13 @@ def fid_kid(fakes: Tensor, real: Tensor, opt: Namespace) -> dict | None:
     except UserError as error:
         if asked:
             raise
-        print(f"FID and KID left out: {error}")
+        say_once(f"FID and KID left out: {error}")
         return None
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    print(line)
 
 
 def truth(fakes: Tensor, style: str) -> dict:

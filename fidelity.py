@@ -82,7 +82,7 @@ def fid_kid(
         subset_size = min(max(smaller // 2, 100), 1000)
     if smaller < max(subset_size, 2) or subset_size < 2:
         raise UserError(
-            f"FID and KID with subsets of {subset_size} need at least {max(subset_size, 2)} "
+            f"subsets of {subset_size} need at least {max(subset_size, 2)} "
             f"images in both sets and subsets of 2, not {len(images)} and {len(reference)} images"
         )
     torch_fidelity = _library()
@@ -144,7 +144,7 @@ def _library() -> ModuleType:
         import torch_fidelity
     except ImportError as error:
         raise UserError(
-            f"FID and KID need torch-fidelity ({error}); pip install -r requirements-eval.txt"
+            f"torch-fidelity is needed ({error}); pip install -r requirements-eval.txt"
         ) from error
     return torch_fidelity
 
