@@ -30,8 +30,8 @@ def test_an_option_that_test_would_not_read_is_refused(flags, words):
 @pytest.mark.parametrize(
     "flags,words",
     [
-        ("--generator unet --n_blocks 9", "--n_blocks 9: is read only with --generator resnet8 or --generator resnet, "
-         "and this is --generator unet; leave it out"),
+        ("--generator unet --n_blocks 9", "--n_blocks 9: is read only with --generator resnet8 "
+         "or --generator resnet, and this is --generator unet; leave it out"),
         ("--lambda_gp 5", "--lambda_gp 5.0: is read only with --gan_mode .*, and this is "
          "--gan_mode sn"),
         ("--clip_value 0.5", "--clip_value 0.5: is read only with --gan_mode wgan"),
