@@ -110,7 +110,10 @@ def _are_names(held_out: object) -> bool:
 
 
 def _is_best(best: object) -> bool:
-    return isinstance(best, dict) and _is_count(best.get("epoch")) and _is_number(best.get("swd"))
+    # "swd": of the version before, which judged by it
+    return isinstance(best, dict) and _is_count(best.get("epoch")) and _is_number(
+        best.get("fd", best.get("swd"))
+    )
 
 
 def find_checkpoint(name: str | None, pattern: str = "*", model: str | None = None) -> Path:

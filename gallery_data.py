@@ -31,6 +31,7 @@ FIRST = {
     "losses D": "loss of the discriminators",
     "losses idt": "identity loss",
     "spread": "spread of outputs (1 = as real images)",
+    "figures fd": "FD of outputs to real images",
     "figures swd": "SWD of outputs to real images",
     "figures top5": "outputs whose own input is found (share)",
     "figures near_duplicates": "near duplicates among outputs (share)",

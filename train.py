@@ -7,10 +7,10 @@
     python train.py --resume                                 # go on exactly where it stopped
     python train.py --init_from model_ckpt/pretrained        # a new run from nets that exist
 
-Writes model_ckpt/<name>/ (latest.pth, epoch_0020.pth ..., and best.pth: the epoch whose held-out
-outputs have the smallest sliced Wasserstein distance to real images and are not collapsed) and
-save_image/<name>/ (a grid per direction and epoch, log.jsonl with one line per epoch, and
-index.html to look through both). Ctrl-C and SIGTERM save before they stop.
+Writes model_ckpt/<name>/ (latest.pth, epoch_0020.pth ..., and best.pth: of the epochs whose
+held-out outputs are not collapsed and whose inputs are found, the one with the smallest FD to real
+images) and save_image/<name>/ (a grid per direction and epoch, log.jsonl with one line per epoch,
+and index.html to look through both). Ctrl-C and SIGTERM save before they stop.
 """
 
 import json
@@ -42,10 +42,12 @@ from grids import save_grid
 from layouts import read_generators
 from locks import alone_in, remove_strays
 from logbook import (
+    Yardstick,
     append_line,
     best_so_far,
     held_out_figures,
     keep_log_before,
+    open_yardstick,
     peak_memory_mb,
     print_record,
     set_aside,
@@ -138,6 +140,8 @@ def train(until_the_end: ExitStack) -> None:
                       disable=None if main_rank else True)  # fmt: skip
         last = deque(errors, maxlen=50)
         print(f"Warm start: L1 {sum(last) / len(last):.3f} (pixels in [-1, 1])")
+    yardstick = main_rank and open_yardstick(anime=(images_A, train_A, holdout_A),
+                                             person=(images_B, train_B, holdout_B))  # fmt: skip
     epoch, batch, totals = 0, 0, defaultdict(lambda: [0.0, 0])
     best = None
     if saved:
@@ -212,7 +216,8 @@ def train(until_the_end: ExitStack) -> None:
             improved = False
             if main_rank:
                 show = (epoch + 1) % opt.every_save_images == 0 or epoch + 1 == epochs
-                spread, figures = sample(model, held_A, held_B, epoch + 1, image_dir, show)
+                spread, figures = sample(model, held_A, held_B, epoch + 1, image_dir, show,
+                                         yardstick)  # fmt: skip
                 record = {
                     "epoch": epoch + 1,
                     "step": model.steps,
@@ -343,7 +348,13 @@ def describe_device(opt: Namespace) -> str:
 
 
 def sample(
-    model: TranslationModel, held_A: Tensor, held_B: Tensor, epoch: int, folder: Path, show: bool
+    model: TranslationModel,
+    held_A: Tensor,
+    held_B: Tensor,
+    epoch: int,
+    folder: Path,
+    show: bool,
+    yardstick: Yardstick | None = None,
 ) -> tuple[dict[str, float | None], dict[str, dict]]:
     """Translate the held-out images; returns the relative spread of the outputs by domain.
 
@@ -365,7 +376,8 @@ def sample(
             columns = min(GRID_COLUMNS, *map(len, rows))
             rows = torch.cat([row[:columns] for row in rows])
             save_grid(folder / f"{epoch:04}_epoch_{shows}.png", rows, columns)
-            figures[shows] = held_out_figures(real, fake, rec, target)
+            fd = yardstick.fd(fake, shows) if yardstick and len(fake) > 1 else None
+            figures[shows] = held_out_figures(real, fake, rec, target, fd)
     return spreads, figures
 
 

@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 
 import evaluate
+import logbook
 import metrics
-from batches import UnpairedBatches, to_uint8
+from batches import UnpairedBatches, to_float, to_uint8
+from benchmarks.instrument import drawn
 from cyclegan_model import CycleGANModel
 from errors import UserError
 from layouts import read_generators
-from logbook import best_so_far
+from logbook import Yardstick, best_so_far
 from run_data import split
 
 LAST = "latest.pth"
@@ -334,10 +336,13 @@ def many_pictures(workplace):
 def test_best_pth_holds_the_epoch_that_the_log_calls_best(many_pictures, train, monkeypatch):
     monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)  # nets this small are always collapsed
     monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
-    assert train("--name", "run", "--holdout", "6", "--lr_G", "0.01").code == 0
-    means = {r["epoch"]: sum(f["swd"] for f in r["figures"].values()) / 2 for r in log("run")}
+    monkeypatch.setattr(logbook, "LEAST_FOUND", 0)
+    done = train("--name", "run", "--holdout", "6", "--lr_G", "0.01")
+    assert done.code == 0
+    assert "FD of held-out real images, anime" in done.out and "anime outputs: FD" in done.out
+    means = {r["epoch"]: sum(f["fd"] for f in r["figures"].values()) / 2 for r in log("run")}
     epoch = min(means, key=means.get)
-    assert load("run")["best"] == {"epoch": epoch, "swd": means[epoch]}
+    assert load("run")["best"] == {"epoch": epoch, "fd": means[epoch]}
     assert load("run", "best.pth")["epoch"] == epoch
 
 
@@ -437,6 +442,7 @@ def test_a_best_of_other_held_out_images_is_set_aside_and_never_compared(
 ):
     monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
     monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
+    monkeypatch.setattr(logbook, "LEAST_FOUND", 0)
     short = ("--niter", 1, "--niter_decay", 0)
     assert train("--name", "run", "--holdout", "6", *short).code == 0
     path = "model_ckpt/run/latest.pth"
@@ -444,7 +450,7 @@ def test_a_best_of_other_held_out_images_is_set_aside_and_never_compared(
     name = load("run")["held_out"]["domain_B_path"][2]
     Image.fromarray(np.full((64, 64, 3), 9, np.uint8)).save(f"data/person/{name}")
     state = torch.load(path, weights_only=True)
-    state["best"]["swd"] = 0.0  # nothing could be better
+    state["best"]["fd"] = 0.0  # nothing could be better
     torch.save(state, path)
     done = script("train.py", "--resume", "--niter", 2, "--gpu_ids", -1)
     assert "the best epoch so far is kept as epoch_0001.pth" in done.out
@@ -454,16 +460,47 @@ def test_a_best_of_other_held_out_images_is_set_aside_and_never_compared(
     assert "is kept as" not in done.out  # measured once more on what it was measured on
 
 
-def test_a_collapsed_epoch_is_never_the_best_and_an_equal_one_does_not_replace_it():
-    def record(epoch, swd, collapsed=False):
-        figures = {"swd": swd, "collapsed": collapsed}
-        others = {**figures, "swd": swd + 2}
+def test_without_the_features_there_is_a_line_no_fd_and_no_best(
+    many_pictures, train, monkeypatch
+):
+    def missing():
+        raise UserError("features.pth: there is no such file")
+
+    monkeypatch.setattr(logbook, "load_features", missing)
+    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
+    monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
+    monkeypatch.setattr(logbook, "LEAST_FOUND", 0)
+    done = train("--name", "run", "--holdout", "6")
+    assert done.code == 0
+    assert "No FD, and so no best.pth: features.pth: there is no such file" in done.out
+    assert {f["fd"] for r in log("run") for f in r["figures"].values()} == {None}
+    assert not Path("model_ckpt/run/best.pth").exists()
+
+
+def test_the_best_has_the_smallest_fd_of_those_not_collapsed_whose_inputs_are_found():
+    def record(epoch, fd, collapsed=False, top5=0.9):
+        figures = {"fd": fd, "collapsed": collapsed, "top5": top5}
+        others = {"fd": fd + 2, "collapsed": False, "top5": 0.9}
         return {"epoch": epoch, "figures": {"anime": figures, "person": others}}
 
     best = best_so_far(None, record(1, 5.0))
-    assert best == {"epoch": 1, "swd": 6.0}
+    assert best == {"epoch": 1, "fd": 6.0}
     assert best_so_far(best, record(2, 1.0, collapsed=True)) == best
+    assert best_so_far(best, record(2, 1.0, top5=0.1)) == best
     assert best_so_far(best, record(2, 5.0)) is best
     assert best_so_far(best, {"epoch": 2}) is best
     assert best_so_far(best, {"epoch": 2, "figures": {"anime": {}, "person": {}}}) is best
-    assert best_so_far(best, record(3, 4.0)) == {"epoch": 3, "swd": 5.0}
+    assert best_so_far(best, record(3, 4.0)) == {"epoch": 3, "fd": 5.0}
+    older = {"epoch": 1, "swd": 0.5}  # of a version that judged by it
+    assert best_so_far(older, record(2, 9.0)) == {"epoch": 2, "fd": 10.0}
+
+
+def test_fd_of_a_training_is_small_for_real_images_and_large_for_the_other_domain():
+    images = {domain: to_uint8(x).numpy() for domain, x in drawn(240).items()}
+    rows, held = np.arange(120), np.arange(120, 240)
+    yardstick = Yardstick({domain: (pixels, rows, held) for domain, pixels in images.items()})
+    for domain, other in (("anime", "person"), ("person", "anime")):
+        wrong = yardstick.fd(to_float(torch.from_numpy(images[other][held])), domain)
+        same = images[domain][held[:1].repeat(120)]
+        once = yardstick.fd(to_float(torch.from_numpy(same)), domain)
+        assert yardstick.floors[domain] < once < wrong
