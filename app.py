@@ -9,10 +9,10 @@ model_ckpt/, the pretrained one first. requirements-app.txt brings OpenCV, which
 without it the middle of a picture is taken.
 """
 
-from arguments import resolve_gpu_ids
-from errors import one_line_errors
-from option_types import make_parser, whole
-from web_page import serve
+from common.device import resolve_gpu_ids
+from common.errors import one_line_errors
+from common.options import make_parser, whole
+from viewer.web_page import serve
 
 
 @one_line_errors

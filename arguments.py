@@ -11,22 +11,42 @@ from collections.abc import Sequence
 
 import torch
 
-import dtn_options
-from dataset import CROPS
-from errors import UserError
-from faces import add_face_options
+from common.device import resolve_amp, resolve_gpu_ids
+from common.errors import UserError
+from common.options import OneLineParser, given_options, make_parser, number, run_name, whole
+from common.unread import DEMO_HAS_OWN, beside, only, refuse_unread, without
+from dtn import options as dtn_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
-from option_types import (
-    OneLineParser,
-    check_read,
-    given_options,
-    make_parser,
-    number,
-    run_name,
-    whole,
-)
-from unread import TEST, TRAIN, refuse_unread
+from pictures.decode import CROPS
+from pictures.faces import add_face_options
+from storage.validate import check_read
+
+# An option of one model; of a run that starts from a file the weights are there already.
+CYCLEGAN, DTN = only(model=("cyclegan",)), only(model=("dtn",))
+TRAIN = {
+    **{key: [CYCLEGAN] for key in dtn_options.CYCLEGAN_ONLY},
+    **{key: [DTN] for key in dtn_options.DTN_ONLY},
+    "n_blocks": [CYCLEGAN, only(generator=("resnet8", "resnet"))],
+    "warm_steps": [CYCLEGAN, without("resume"), without("init_from")],
+    "lambda_gp": [CYCLEGAN, only(gan_mode=PENALTY_MODES)],
+    "clip_value": [CYCLEGAN, only(gan_mode=("wgan",))],
+    "attention": [only(model=("dtn",), generator=("sagan",), discriminator=("sagan",))],
+    "init_type": [without("resume")],
+    "init_gain": [without("resume"), only(init_type=("normal", "xavier", "orthogonal"))],
+}
+TEST = {
+    "domain_A_path": [without("input"), *DEMO_HAS_OWN],
+    "domain_B_path": [without("input"), *DEMO_HAS_OWN],
+    "dataset_size": [without("input")],
+    "overwrite": [beside("input")],
+    "compare": [beside("input"), without("paste")],
+    "scale": [beside("input"), without("paste")],
+    "paste": [beside("input")],
+    "detect_faces": [beside("input")],
+    "cascade": [beside("input"), beside("detect_faces")],
+    "face_margin": [beside("input"), beside("detect_faces")],
+}
 
 # What --demo changes: a net and a run that two CPU cores finish in about five minutes.
 DEMO_DEFAULTS = {
@@ -155,42 +175,8 @@ def print_options(opt: Namespace) -> None:
     print("-------------------------------------------")
 
 
-def resolve_gpu_ids(text: str | None) -> list[int]:
-    """Turn --gpu_ids into device numbers; an empty list is the CPU. Raises UserError."""
-    found = torch.cuda.device_count()
-    if text is None:
-        return [0] if found else []
-    try:
-        ids = [int(part) for part in str(text).split(",")]
-    except ValueError:
-        raise UserError(
-            f"--gpu_ids {text}: must be numbers with commas between, like 0,1,2,3, or -1 for the "
-            "CPU"
-        ) from None
-    if ids == [-1]:
-        return []
-    unknown = [i for i in ids if not 0 <= i < found]
-    if unknown or len(set(ids)) < len(ids):
-        raise UserError(
-            f"--gpu_ids {text}: this machine has {found} GPU(s)"
-            + (f", numbered 0 to {found - 1}" if found else "; use -1 for the CPU")
-            + "; name each at most once"
-        )
-    return ids
 
 
-def resolve_amp(amp: str, gpu_ids: list[int]) -> str:
-    """Turn --amp auto into bf16 or off. Raises UserError for bf16 that the hardware has not."""
-    if gpu_ids:
-        able = all(torch.cuda.get_device_capability(i) >= (8, 0) for i in gpu_ids)
-    else:
-        able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if amp == "bf16" and not able:
-        raise UserError(
-            "--amp bf16: this device has no bfloat16 arithmetic (GPUs from compute capability 8.0, "
-            "CPUs with AVX512-BF16 or AMX have it); use --amp off"
-        )
-    return ("bf16" if able else "off") if amp == "auto" else amp
 
 
 # ---------------------------------------------------------------------------------- parsers
@@ -362,7 +348,7 @@ def add_data_options(
     data.add_argument("--domain_B_path", default="data/person", help="folder of person faces")
     if demo:
         data.add_argument("--demo", action="store_true",
-                          help="faces that demo_faces.py draws; training gets small defaults")
+                          help="faces that demo/make.py draws; training gets small defaults")
     data.add_argument("--cache_dir", default="data/cache",
                       help="folder for the decoded images, made once")
     data.add_argument("--num_workers", type=whole(0), default=min(8, os.cpu_count() or 1),

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-import distributed
-from batches import UnpairedBatches, upload
-from errors import UserError
+from common import distributed
+from common.errors import UserError
+from common.tensors import upload
+from dataset import UnpairedBatches
 from losses import (
     PENALTY_MODES,
     cycle_loss,
@@ -30,7 +31,8 @@ from losses import (
     identity_loss,
     shift,
 )
-from networks import build_discriminator, build_generator, unfit_weight
+from networks import build_discriminator, build_generator
+from storage.validate import unfit_weight
 from translation_model import TranslationModel, lr_factor
 
 GENERATORS = {"AtoB": "netG_A", "BtoA": "netG_B"}  # by direction

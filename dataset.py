@@ -1,259 +1,37 @@
-"""Folders of images, decoded once into one uint8 array on disk that later runs memory-map.
+"""Folders of images, decoded once into one array on disk, and batches that are drawn from two.
 
-H = W = image_size, N images of a folder. Domain A is anime, domain B is person.
+`load_folder` decodes into a uint8 array that later runs memory-map. `UnpairedBatches.batch(step)`
+is a pure function of (seed, step): a run resumes to the bit anywhere, also in the middle of an
+epoch, and processes that share a batch need not talk about it.
+
+H = W = image_size, N images of a folder, B batch, b a process's share of it. Domain A is anime,
+domain B is person.
 """
 
 import hashlib
 import json
 import os
-import sys
-import threading
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from errors import UserError, one_line
-from files import atomic_write
-from locks import alone_in, sweep
+from common.errors import UserError, say
+from common.tensors import derived_generator, to_float, upload
+from pictures.decode import CHUNK, UnreadableImage, load_image
+from pictures.folders import find_images_or_explain
+from storage.files import atomic_write
+from storage.locks import alone_in, sweep
 
-IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
-CROPS = ("center", "celeba")
-MAX_PIXELS = 64_000_000  # refused by the header: a small file can claim to unpack to gigabytes
+CPU = torch.device("cpu")
 
-# Pillow goes by content, not by name; unlimited, a .png that holds EPS would start Ghostscript.
-PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-CELEBA_SIZE = (178, 218)
-CELEBA_BOX = (25, 47, 153, 175)  # left, top, right, bottom: tight around the aligned face
+
 CACHE_FORMAT = 2  # raise it when load_image changes what it returns, or the index what it holds
-TILE = 1024  # side of what is converted at once
-CHUNK = 256  # images decoded ahead of the writer: bounds the memory of a build
-
-# Pillow warns of odd metadata and large sizes; a file that cannot be read gets one line from us.
-warnings.filterwarnings("ignore", module="PIL")
-
-# Blocks of over 32 MB are given back by malloc; of Pillow's own 16 MB each thread keeps hundreds.
-Image.core.set_block_size(64 << 20)
-
-
-# ---- files -------------------------------------------------------------------------------------
-
-
-def walk_files(folder: Path) -> Iterator[str]:
-    """Posix relative path of every visible file below `folder`, strings since there may be many.
-
-    Links to folders are followed, each folder read once. Raises OSError if `folder` or a folder
-    below it cannot be listed.
-    """
-
-    def visible(name: str) -> bool:
-        return not name.startswith(".") and name != "__MACOSX"
-
-    def stop(error: OSError) -> None:  # os.walk would pass over an unreadable folder in silence
-        raise error
-
-    seen = set()
-    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(filter(visible, folders))
-        below = Path(parent).relative_to(folder).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        yield from (prefix + name for name in names if visible(name))
-
-
-def find_images(folder: Path) -> list[str]:
-    """The image files below `folder`, by extension: sorted posix relative paths.
-
-    Raises OSError if a folder cannot be listed.
-    """
-    endings = tuple(f".{kind}" for kind in IMAGE_TYPES)
-    named = (name for name in walk_files(folder) if name.lower().endswith(endings))
-    # isfile: a broken link cannot be opened, and opening a named pipe would wait for ever.
-    return sorted(name for name in named if os.path.isfile(f"{folder}/{name}"))
-
-
-def find_images_or_explain(folder: Path, flag: str) -> list[str]:
-    """`find_images`, with a UserError that names `flag` if there is nothing to train on."""
-    try:
-        if images := find_images(folder):
-            return images
-        others = Counter(Path(name).suffix or "without type" for name in walk_files(folder))
-        kinds = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
-        found = f"no images there, {others.total()} other files ({kinds or 'it is empty'})"
-    except FileNotFoundError:
-        nearest = next(filter(os.path.isdir, folder.absolute().parents), "none")
-        found = f"no such folder, the nearest one that exists is {nearest}"
-    except NotADirectoryError:
-        found = "this is a file; unpack it if it is an archive"
-    except OSError as error:
-        found = f"{error.filename} cannot be read ({error.strerror}); change its permissions"
-    raise UserError(
-        f"{flag} {folder}: {found}. A folder of images was looked for ({', '.join(IMAGE_TYPES)}; "
-        f"nested folders included); set {flag} to one"
-    )
-
-
-def check_domains(path_A: Path, path_B: Path) -> None:
-    """Raise UserError if the two domains are one folder, or one lies inside the other."""
-
-    def holds(outer: Path, inner: Path) -> bool:
-        real = Path(os.path.realpath(inner))
-        return any(os.path.samefile(outer, parent) for parent in (real, *real.parents))
-
-    if not (os.path.exists(path_A) and os.path.exists(path_B)):
-        return  # load_folder says which one is missing
-    if holds(path_A, path_B) or holds(path_B, path_A):
-        raise UserError(
-            f"--domain_A_path {path_A} and --domain_B_path {path_B}: the same folder, or one "
-            "inside the other, so both domains would share images; set one of them to another "
-            "folder"
-        )
-
-
-# ---- one image ---------------------------------------------------------------------------------
-
-
-class UnreadableImage(Exception):
-    """An image file that cannot be decoded completely. The message is a short reason, one line."""
-
-
-@contextmanager
-def unreadable_if_it_fails() -> Iterator[None]:
-    """Whatever Pillow raises about a file becomes UnreadableImage."""
-    try:
-        yield
-    except UnidentifiedImageError as error:
-        raise UnreadableImage("its content is no image of an accepted type") from error
-    except Exception as error:  # hostile files: struct.error, SyntaxError, MemoryError and others
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImage(" ".join(reason.split())) from error
-
-
-def load_image(path: Path, image_size: int, crop: str = "center") -> np.ndarray:
-    """Decode the first frame of an image file: uint8 (H, W, 3), RGB, H = W = image_size.
-
-    `crop` as for `crop_box`. Raises UnreadableImage, whatever Pillow raised.
-    """
-    with open_image(path) as image:
-        return cut_square(image, crop_box(image.size, crop), image_size)
-
-
-class PixelsInMemory:
-    """Threads that decode images wait for each other, so that they hold `most` pixels in all."""
-
-    def __init__(self, most: int) -> None:
-        self.most = self.free = most
-        self.changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
-        pixels = min(pixels, self.most)  # what is larger than all would wait for ever
-        with self.changed:
-            self.changed.wait_for(lambda: self.free >= pixels)
-            self.free -= pixels
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.free += pixels
-                self.changed.notify_all()
-
-
-IN_MEMORY = PixelsInMemory(MAX_PIXELS)
-
-
-@contextmanager
-def open_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
-    """Decode the first frame of an image file, in its own mode, upright by its EXIF orientation.
-
-    Other threads wait where their images and this one have over MAX_PIXELS together, until the
-    block ends; so it must open no other image. Raises UnreadableImage, whatever Pillow raised.
-    """
-    if isinstance(file, Path) and file.exists() and not file.is_file():
-        raise UnreadableImage("it is no regular file")  # a pipe or a device may never end
-    with ExitStack() as held:
-        with unreadable_if_it_fails(), Image.open(file, formats=PILLOW_FORMATS) as image:
-            width, height = image.size
-            if not 0 < width * height <= MAX_PIXELS:
-                raise ValueError(f"{width}x{height} pixels, accepted are 1 to {MAX_PIXELS}")
-            held.enter_context(IN_MEMORY.hold(width * height))
-            image = ImageOps.exif_transpose(image)
-        yield image
-
-
-def crop_box(size: tuple[int, int], crop: str) -> tuple[int, int, int, int]:
-    """The square (left, top, right, bottom) that is kept of an image of `size` (width, height).
-
-    `crop` is 'center' (the largest centred square) or 'celeba' (the face box of a 178x218 CelebA
-    image, 'center' for any other size).
-    """
-    if crop == "celeba" and size == CELEBA_SIZE:
-        return CELEBA_BOX
-    width, height = size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
-
-
-def cut_square(image: Image.Image, box: tuple[int, int, int, int], image_size: int) -> np.ndarray:
-    """Cut a square out of an image: uint8 (H, W, 3), RGB, H = W = image_size.
-
-    Where the square leaves the image, the nearest pixels of its edge go on. The cut comes before
-    the resize, so that a 1x1000 image costs no more than a square one. Raises UnreadableImage.
-    """
-    with unreadable_if_it_fails():
-        width, height = image.size
-        left, top, right, bottom = box
-        inner = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-        image = to_rgb(image.crop(inner))
-        if inner != tuple(box):
-            missing = (inner[1] - top, bottom - inner[3]), (inner[0] - left, right - inner[2])
-            image = Image.fromarray(np.pad(np.asarray(image), (*missing, (0, 0)), mode="edge"))
-        image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        return np.array(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB: transparency on white, more than 8 bits scaled and not clipped."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = to_grey(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def to_grey(image: Image.Image) -> Image.Image:
-    """Numbers of more than 8 bits to 8, by tiles: as arrays they take four times the image."""
-
-    def tiles() -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-        width, height = image.size
-        for top, left in product(range(0, height, TILE), range(0, width, TILE)):
-            tile = image.crop((left, top, min(left + TILE, width), min(top + TILE, height)))
-            values = np.asarray(tile, np.float32)
-            yield (left, top), np.nan_to_num(values, posinf=0.0, neginf=0.0).clip(0.0)
-
-    most = max(values.max() for _, values in tiles())
-    # Integers are 16-bit images. Floats have no fixed white: the first usual one that fits.
-    whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    white = next((white for white in whites if most <= white), most)
-    grey = Image.new("L", image.size)
-    for place, values in tiles():
-        grey.paste(Image.fromarray((values / white * 255.0).round().astype(np.uint8)), place)
-    return grey
 
 
 # ---- one folder --------------------------------------------------------------------------------
@@ -397,6 +175,125 @@ def build_cache(
     return index | {"content": content.hexdigest()}
 
 
-def say(line: str) -> None:
-    """One line on stderr, above the progress bar if there is one."""
-    tqdm.write(one_line(line), file=sys.stderr)
+class UnpairedBatches:
+    """Batches of two unpaired domains, each a pure function of (seed, step).
+
+    Sample number k = step * batch_size + i of a domain with n images is image k % n of pass k // n,
+    and every pass is a new permutation: each image comes once per pass, and the smaller domain
+    starts new passes while the larger one is still in its first.
+
+    images_A, images_B    uint8 (N, H, W, 3), memory maps welcome: only the rows of a batch are read
+    indices_A, indices_B  the rows to draw from, the training split; all rows if None
+    flip                  mirror each image left to right with probability one half
+    device                where batches are wanted; where the images fit on a GPU, they move there
+                          once and a batch is an index into them, else a thread prepares the next
+                          batch in pinned memory
+    rank, world_size      of several processes this is the rank-th, which gets its equal share of
+                          every batch
+
+    Raises UserError if a domain has fewer images than one batch.
+    """
+
+    def __init__(
+        self,
+        images_A: np.ndarray,
+        images_B: np.ndarray,
+        batch_size: int,
+        seed: int,
+        flip: bool = True,
+        indices_A: np.ndarray | None = None,
+        indices_B: np.ndarray | None = None,
+        device: torch.device = CPU,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images = {"A": images_A, "B": images_B}
+        self.device, self.rank, self.world_size = device, rank, world_size
+        self.indices = {
+            "A": torch.as_tensor(np.arange(len(images_A)) if indices_A is None else indices_A),
+            "B": torch.as_tensor(np.arange(len(images_B)) if indices_B is None else indices_B),
+        }
+        self.batch_size, self.seed, self.flip = batch_size, seed, flip
+        self.cached_pass: dict[str, tuple[int, Tensor]] = {}
+        n_A, n_B = len(self.indices["A"]), len(self.indices["B"])
+        if min(n_A, n_B) < batch_size:
+            raise UserError(
+                f"--batch_size {batch_size}: larger than a domain (training images: A {n_A}, B "
+                f"{n_B}); use --batch_size {min(n_A, n_B)} or less, add images, or raise "
+                "--dataset_size"
+            )
+        self.steps_per_epoch = max(n_A, n_B) // batch_size
+        self.places: dict[str, Tensor] = {}  # of the rows that moved to the device, among these
+        self.on_device = device.type == "cuda" and self.move_to_device()
+        self.prefetcher = None
+        if device.type == "cuda" and not self.on_device:
+            self.prefetcher = ThreadPoolExecutor(1)
+            self.ahead: tuple[int, Future] | None = None
+
+    def move_to_device(self) -> bool:
+        """Move the training images to the GPU if they fit in a quarter of its free memory."""
+        size = sum(len(self.indices[d]) * self.images[d][0].nbytes for d in "AB")
+        free, _ = torch.cuda.mem_get_info(self.device)
+        fits = size < free / 4
+        say(f"images: {size >> 20} MiB, " + (f"held on {self.device}" if fits else "read from the "
+            f"cache for every batch, since {self.device} has {free >> 20} MiB free"))  # fmt: skip
+        if fits:
+            for domain, rows in self.indices.items():
+                images = np.ascontiguousarray(self.images[domain][rows.numpy()])
+                self.places[domain] = torch.zeros(len(self.images[domain]), dtype=torch.int64)
+                self.places[domain][rows] = torch.arange(len(rows))
+                self.images[domain] = torch.from_numpy(images).to(self.device)
+        return fits
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """(real_A, real_B) of a step counted from 0: float32 (B, 3, H, W) in [-1, 1], on device."""
+        if self.prefetcher is None:
+            pixels = self.gather(step)
+        else:
+            if self.ahead is None or self.ahead[0] != step:
+                self.ahead = step, self.prefetcher.submit(self.gather, step)
+            pixels = self.ahead[1].result()
+            self.ahead = step + 1, self.prefetcher.submit(self.gather, step + 1)
+        (images_A, flips_A), (images_B, flips_B) = pixels
+        return self.finish(images_A, flips_A), self.finish(images_B, flips_B)
+
+    def gather(self, step: int) -> list[tuple[Tensor, Tensor]]:
+        """For each domain this rank's uint8 images (b, H, W, 3) of a step, and flips, bool (b,)."""
+        pixels = []
+        for domain, array in self.images.items():
+            rows, flips = (x.chunk(self.world_size)[self.rank] for x in self.draw(domain, step))
+            if self.on_device:
+                images = array[upload(self.places[domain][rows], self.device)]
+            else:
+                images = torch.from_numpy(np.asarray(array[rows.numpy()]))
+                images = images.pin_memory() if self.prefetcher else images
+            pixels.append((images, flips))
+        return pixels
+
+    def finish(self, images: Tensor, flips: Tensor) -> Tensor:
+        """Mirror and scale on the device: uint8 (b, H, W, 3) -> float32 (b, 3, H, W)."""
+        images = images.to(self.device, non_blocking=True)
+        flips = upload(flips, self.device)[:, None, None, None]
+        return to_float(torch.where(flips, images.flip(2), images))
+
+    def draw(self, domain: str, step: int) -> tuple[Tensor, Tensor]:
+        """What a batch is made of: rows of the domain's array, int64 (B,), and flips, bool (B,).
+
+        The rows are those of the array that was passed, wherever its images are now.
+        """
+        n = len(self.indices[domain])
+        k = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        first_pass, last_pass = int(k[0]) // n, int(k[-1]) // n
+        passes = range(first_pass, last_pass + 1)  # two where the batch spans a pass's end
+        order = torch.cat([self.permutation(domain, p)[k[k // n == p] % n] for p in passes])
+        generator = derived_generator(self.seed, "flip", domain, step)
+        flips = torch.rand(self.batch_size, generator=generator) < 0.5
+        return self.indices[domain][order], flips & self.flip
+
+    def permutation(self, domain: str, number: int) -> Tensor:
+        """The order of a domain's images in a pass, int64 (n,); the latest pass is kept."""
+        if self.cached_pass.get(domain, (None,))[0] != number:
+            generator = derived_generator(self.seed, domain, number)
+            order = torch.randperm(len(self.indices[domain]), generator=generator)
+            self.cached_pass[domain] = (number, order)
+        return self.cached_pass[domain][1]

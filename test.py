@@ -27,18 +27,19 @@ import torch
 from tqdm import tqdm
 
 from arguments import test_options
-from batches import to_float, to_uint8
-from dataset import check_domains, load_folder
-from demo_faces import hair_agreement, load_pairs, make_demo
-from errors import one_line_errors
-from gallery import refresh_page, write_tests_page
-from gallery_data import TEST_GRID
-from generators import bundled, check_model, find_generators, load_generators
-from grids import save_grid
-from layouts import Found
-from photos import translate_files
-from run_data import refuse_swapped, split, tell_if_changed
+from common.errors import one_line_errors
+from common.tensors import to_float, to_uint8
+from dataset import load_folder
+from demo.make import hair_agreement, load_pairs, make_demo
+from interop.generators import bundled, check_model, find_generators, load_generators
+from interop.layouts import Found
+from pictures.folders import check_domains
+from pictures.grids import save_grid
+from pictures.photos import translate_files
+from pictures.splits import refuse_swapped, split, tell_if_changed
 from translation_model import TranslationModel
+from viewer.data import TEST_GRID
+from viewer.pages import refresh_page, write_tests_page
 
 GRID_COLUMNS = 8
 # What a model without folders of its own is shown.

@@ -27,21 +27,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import distributed
 from arguments import print_options, resumed_options, train_options
-from batches import UnpairedBatches, to_float
-from checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
-from dataset import ImageArray, check_domains, find_images_or_explain, load_folder
-from demo_faces import make_demo
-from encoder import MISFITS, trained_on
-from errors import UserError, one_line_errors
-from files import atomic_write
-from gallery import refresh_page
-from generators import initialised_options, start_from
-from grids import save_grid
-from layouts import read_generators
-from locks import alone_in, remove_strays
-from logbook import (
+from common import distributed
+from common.errors import UserError, one_line_errors
+from common.tensors import to_float
+from dataset import ImageArray, UnpairedBatches, load_folder
+from demo.make import make_demo
+from dtn.encoder import trained_on
+from evaluation.metrics import relative_spread
+from interop.build import check_size, make_model
+from interop.generators import initialised_options, start_from
+from interop.layouts import read_generators
+from pictures.folders import check_domains, find_images_or_explain
+from pictures.grids import save_grid
+from pictures.splits import digest, held_out_is_other, refuse_changes, refuse_swapped, split
+from storage.checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
+from storage.files import atomic_write
+from storage.locks import alone_in, remove_strays
+from storage.validate import LOAD_ERRORS
+from training.logbook import (
     Yardstick,
     append_line,
     best_so_far,
@@ -53,11 +57,9 @@ from logbook import (
     set_aside,
     tell_if_no_best,
 )
-from metrics import relative_spread
-from models import check_size, make_model
-from run_data import digest, held_out_is_other, refuse_changes, refuse_swapped, split
-from tensorboard_log import TensorBoard, check_installed
+from training.tensorboard_log import TensorBoard, check_installed
 from translation_model import NonFiniteLoss, TranslationModel
+from viewer.pages import refresh_page
 
 GRID_COLUMNS = 12
 RANKS_AGREE_EVERY = 10  # steps; several processes look for a signal, save and log only then
@@ -147,7 +149,7 @@ def train(until_the_end: ExitStack) -> None:
     if saved:
         try:
             model.load_state_dict(saved["model"])
-        except MISFITS as error:
+        except LOAD_ERRORS as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: does not fit its own options ({reason})") from error
         epoch, batch, best = saved["epoch"], saved["batch"], saved.get("best")
@@ -272,7 +274,7 @@ def resume_options(path: Path, saved: dict, given: dict) -> Namespace:
     opt.name = path.parent.name
     try:
         check_size(opt, saved["model"]["nets"], saved["model"].get("encoder_options"), path)
-    except MISFITS as error:
+    except LOAD_ERRORS as error:
         raise UserError(f"{path}: lacks nets, or holds what are none ({error})") from error
     return opt
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-import distributed
-from errors import UserError
-from networks import unfit_weight
+from common import distributed
+from common.errors import UserError
 from self_attention import SelfAttention
+from storage.validate import unfit_weight
 
 
 class NonFiniteLoss(UserError):
@@ -228,7 +228,7 @@ class TranslationModel:
     def load_state_dict(self, state: dict) -> None:
         """Take up a state_dict() of a model with the same options.
 
-        Raises one of encoder.MISFITS if it is of another model, or not finite.
+        Raises one of encoder.LOAD_ERRORS if it is of another model, or not finite.
         """
         self.load_nets(state["nets"])
         for name in ("optimizer_G", "optimizer_D"):

@@ -32,13 +32,13 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import metrics  # noqa: E402
-from batches import to_float, to_uint8  # noqa: E402
-from checkpoint import load_checkpoint  # noqa: E402
-from demo_faces import hair_agreement, load_pairs  # noqa: E402
-from demo_truth import COLOURS, SHAPES, factor_agreement  # noqa: E402
-from generators import load_generators  # noqa: E402
-from grids import save_grid  # noqa: E402
+from common.tensors import to_float, to_uint8
+from demo.make import hair_agreement, load_pairs
+from demo.truth import COLOURS, SHAPES, factor_agreement
+from evaluation import metrics
+from interop.generators import load_generators
+from pictures.grids import save_grid
+from storage.checkpoint import load_checkpoint
 
 # Flags of train.py, and which f.
 ROWS = {

@@ -24,9 +24,9 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from batches import derived_generator, to_float, to_uint8  # noqa: E402
-from features import SHIPPED, FeatureNet, embed, load_features  # noqa: E402
-from frechet import frechet_distance  # noqa: E402
+from common.tensors import derived_generator, to_float, to_uint8
+from evaluation.features import SHIPPED, FeatureNet, embed, load_features
+from evaluation.frechet import frechet_distance
 
 Damage = Callable[[Tensor, Tensor, float], Tensor]  # images, images of the other domain, how much
 
@@ -116,8 +116,8 @@ def grows(steps: list[tuple]) -> bool:
 
 def drawn(count: int, image_size: int = 64) -> dict[str, Tensor]:
     """Drawn faces of the demo, other ones in each domain, float (count, 3, H, W) in [-1, 1]."""
-    from demo_drawing import draw_face
-    from demo_faces import _factors
+    from demo.drawing import draw_face
+    from demo.make import _factors
 
     found = {}
     for stream, domain in enumerate(("anime", "person")):

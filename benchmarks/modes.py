@@ -31,18 +31,18 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import metrics  # noqa: E402
-from arguments import train_options  # noqa: E402
-from attributes import judged, labels_of, read_attributes, train_classifier  # noqa: E402
-from batches import UnpairedBatches, to_float, to_uint8  # noqa: E402
-from dataset import ImageArray, load_folder  # noqa: E402
-from demo_faces import hair_agreement, load_pairs, make_demo  # noqa: E402
-from demo_truth import factor_agreement, pixel_error  # noqa: E402
-from files import atomic_write  # noqa: E402
-from grids import save_grid  # noqa: E402
-from models import make_model  # noqa: E402
-from train import tune_backends  # noqa: E402
-from translation_model import NonFiniteLoss, TranslationModel  # noqa: E402
+from arguments import train_options
+from common.tensors import to_float, to_uint8
+from dataset import ImageArray, UnpairedBatches, load_folder
+from demo.make import hair_agreement, load_pairs, make_demo
+from demo.truth import factor_agreement, pixel_error
+from evaluation import metrics
+from evaluation.attributes import judged, labels_of, read_attributes, train_classifier
+from interop.build import make_model
+from pictures.grids import save_grid
+from storage.files import atomic_write
+from train import tune_backends
+from translation_model import NonFiniteLoss, TranslationModel
 
 ROWS = {
     "sn (default)": "",

@@ -25,12 +25,12 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import metrics  # noqa: E402
-from batches import to_float  # noqa: E402
-from dataset import load_folder  # noqa: E402
-from features import load_features  # noqa: E402
-from generators import load_generators  # noqa: E402
-from realism import realism, verdict  # noqa: E402
+from common.tensors import to_float
+from dataset import load_folder
+from evaluation import metrics
+from evaluation.features import load_features
+from evaluation.realism import realism, verdict
+from interop.generators import load_generators
 
 TILE = 64
 DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to

@@ -39,13 +39,12 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from arguments import train_options  # noqa: E402
-from batches import UnpairedBatches  # noqa: E402
-from cyclegan_model import CycleGANModel, ImagePool  # noqa: E402
-from dataset import load_folder  # noqa: E402
-from logbook import peak_memory_mb  # noqa: E402
-from losses import discriminator_loss  # noqa: E402
-from train import tune_backends  # noqa: E402
+from arguments import train_options
+from cyclegan_model import CycleGANModel, ImagePool
+from dataset import UnpairedBatches, load_folder
+from losses import discriminator_loss
+from train import tune_backends
+from training.logbook import peak_memory_mb
 
 PARTS = ("step", "loader", "start", "sweep")
 

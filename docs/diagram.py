@@ -15,9 +15,9 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from arguments import train_options  # noqa: E402
-from networks import ResidualBlock, build_discriminator, build_generator  # noqa: E402
-from self_attention import SelfAttention  # noqa: E402
+from arguments import train_options
+from networks import ResidualBlock, build_discriminator, build_generator
+from self_attention import SelfAttention
 
 TARGET = ROOT / "docs" / "model.svg"
 WIDTH = 1000

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+SOURCES = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).glob("*.py"))]
 torch.set_num_threads(1)  # nets this small only lose by a second thread
 
 
@@ -110,7 +112,7 @@ def script(monkeypatch, capsys):
 @pytest.fixture
 def train_dtn(workplace, script):
     """Run train.py --model dtn with tiny nets, and an untrained encoder in f.pth."""
-    from encoder import Encoder, save_encoder
+    from dtn.encoder import Encoder, save_encoder
 
     torch.manual_seed(0)
     save_encoder(Path("f.pth"), Encoder(2, 6, 64))

@@ -1,15 +1,15 @@
 import re
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SOURCES
 
 import arguments
 from arguments import resumed_options, train_options
-from errors import UserError
+from common.errors import UserError
 
 
 def scripts_and_modules():
-    return {path.name: path.read_text() for path in ROOT.glob("*.py")}
+    return {str(path.relative_to(ROOT)): path.read_text() for path in SOURCES}
 
 
 @pytest.mark.parametrize("parser", [arguments._train_parser, arguments._test_parser])

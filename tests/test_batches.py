@@ -1,4 +1,4 @@
-"""batches.py: the split, bytes to pixels and back, and what is drawn."""
+"""common/tensors.py: the split, bytes to pixels and back, and what is drawn."""
 
 import subprocess
 import sys
@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from batches import UnpairedBatches, derived_generator, split_holdout, to_float, to_uint8
-from errors import UserError
+from common.errors import UserError
+from common.tensors import derived_generator, to_float, to_uint8
+from dataset import UnpairedBatches
+from pictures.splits import split_holdout
 
 SIZE = 8
 
@@ -155,7 +157,7 @@ def test_derived_generators_differ_by_key_and_not_by_process_or_number_type():
 
     assert value(1, "A", 0) == value(1, "A", np.int64(0))
     assert len({value(1, "A", 0), value(1, "A", 1), value(1, "B", 0), value(2, "A", 0)}) == 4
-    code = "import torch, batches; g = batches.derived_generator(1, 'A', 0)\n"
+    code = "import torch; from common import tensors; g = tensors.derived_generator(1, 'A', 0)\n"
     code += "print(torch.rand(1, generator=g).item())"
     other = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     assert float(other.stdout) == value(1, "A", 0)

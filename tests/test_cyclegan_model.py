@@ -3,9 +3,9 @@ import itertools
 import pytest
 import torch
 
-from batches import UnpairedBatches
+from common.errors import UserError
 from cyclegan_model import CycleGANModel, ImagePool
-from errors import UserError
+from dataset import UnpairedBatches
 from losses import GAN_MODES
 from translation_model import InBf16, NonFiniteLoss, lr_factor
 

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.parallel import parallel_apply, replicate
 
 from cyclegan_model import CycleGANModel
-from dtn_model import DTNModel
-from encoder import Encoder
+from dtn.encoder import Encoder
+from dtn.model import DTNModel
 from translation_model import InBf16
 
 BATCH = 4

@@ -16,8 +16,11 @@ import pytest
 from PIL import Image
 
 import dataset
-from dataset import UnreadableImage, check_domains, find_images, load_folder, load_image
-from errors import UserError
+from common.errors import UserError
+from dataset import load_folder
+from pictures import decode as decoding
+from pictures.decode import UnreadableImage, load_image
+from pictures.folders import check_domains, find_images
 
 SIZE = 8
 
@@ -143,11 +146,11 @@ def test_tiles_of_sixteen_bits_and_floats_are_scaled_alike(monkeypatch):
     shorts = values.clip(0).astype(np.uint16)
     values[2, 3], values[3, 4], values[4, 5] = np.nan, np.inf, 70000
     for image in (Image.fromarray(values), Image.fromarray(shorts)):
-        whole = np.asarray(dataset.to_rgb(image))
+        whole = np.asarray(decoding.to_rgb(image))
         assert whole.max() == 255 or image.mode != "F"
         with monkeypatch.context() as patch:
-            patch.setattr(dataset, "TILE", 3)
-            assert (np.asarray(dataset.to_rgb(image)) == whole).all()
+            patch.setattr(decoding, "TILE", 3)
+            assert (np.asarray(decoding.to_rgb(image)) == whole).all()
 
 
 def test_constant_black_stays_black_in_every_depth(tmp_path):
@@ -230,13 +233,13 @@ def test_truncated_files_are_unreadable_and_not_grey_below(tmp_path, name):
 
 def test_an_image_over_the_pixel_limit_is_refused_by_its_header(tmp_path, monkeypatch):
     Image.fromarray(noise(8, 8)).save(tmp_path / "x.png")
-    monkeypatch.setattr(dataset, "MAX_PIXELS", 63)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 63)
     with pytest.raises(UnreadableImage, match="8x8 pixels, accepted are 1 to 63"):
         load_image(tmp_path / "x.png", SIZE)
 
 
 def test_threads_hold_no_more_pixels_than_one_image_may_have():
-    memory, held, most = dataset.PixelsInMemory(10), Counter(), []
+    memory, held, most = decoding.PixelsInMemory(10), Counter(), []
 
     def decode(pixels):
         with memory.hold(pixels):
@@ -254,7 +257,7 @@ def test_a_file_that_fails_leaves_its_place_in_memory(tmp_path):
     (tmp_path / "x.png").write_bytes(hostile("short.ppm"))
     with pytest.raises(UnreadableImage):
         load_image(tmp_path / "x.png", SIZE)
-    assert dataset.IN_MEMORY.free == dataset.MAX_PIXELS
+    assert decoding.IN_MEMORY.free == decoding.MAX_PIXELS
 
 
 def test_a_missing_file_is_unreadable(tmp_path):

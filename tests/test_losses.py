@@ -4,18 +4,16 @@ import re
 import pytest
 import torch
 
+from dtn.losses import class_generator_loss, class_loss, total_variation
 from losses import (
     GAN_MODES,
     WASSERSTEIN_MODES,
-    class_generator_loss,
-    class_loss,
     cycle_loss,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
     identity_loss,
     shift,
-    total_variation,
 )
 
 REAL, FAKE = torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5], [1.0]])

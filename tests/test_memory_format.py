@@ -8,8 +8,8 @@ import torch
 
 import translation_model
 from cyclegan_model import CycleGANModel
-from dtn_model import DTNModel
-from encoder import Encoder
+from dtn.encoder import Encoder
+from dtn.model import DTNModel
 
 PLAIN, LAST = torch.contiguous_format, torch.channels_last
 STEPS = 3  # of an epoch

@@ -12,16 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluate
-import logbook
-import metrics
-from batches import UnpairedBatches, to_float, to_uint8
 from benchmarks.instrument import drawn
+from common.errors import UserError
+from common.tensors import to_float, to_uint8
 from cyclegan_model import CycleGANModel
-from errors import UserError
-from layouts import read_generators
-from logbook import Yardstick, best_so_far
-from run_data import split
+from dataset import UnpairedBatches
+from evaluation import evaluate, metrics
+from interop.layouts import read_generators
+from pictures.splits import split
+from training import logbook
+from training.logbook import Yardstick, best_so_far
 
 LAST = "latest.pth"
 

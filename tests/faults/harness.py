@@ -198,23 +198,23 @@ def serve():
     sys.path.insert(0, str(ROOT))
     import torchvision.utils  # noqa: F401
 
-    import demo_faces
-    import evaluate
-    import gallery
-    import metrics
-    import prepare_data
-    import pretrain_encoder
-    import publish
     import test
     import train
+    from demo import make as demo_faces
+    from dtn import pretraining as pretrain_encoder
+    from evaluation import evaluate, metrics
+    from interop import publish
+    from pictures import prepare as prepare_data
+    from viewer import pages as gallery
 
     torch.set_num_threads(1)
     gallery.environment().get_template("viewer.html")
     metrics.COLLAPSE_SPREAD, metrics.COLLAPSE_DUPLICATES = -1, 2  # nets this small always are
     prepare_data.CHUNK, prepare_data.SAVE_SECONDS = 8, 0  # or 120 pictures have one report
-    scripts = {module.__name__: module for module in (
-        evaluate, gallery, prepare_data, pretrain_encoder, publish, test, train,
-    )}  # fmt: skip
+    scripts = {
+        "evaluate": evaluate, "gallery": gallery, "prepare_data": prepare_data,
+        "pretrain_encoder": pretrain_encoder, "publish": publish, "test": test, "train": train,
+    }  # fmt: skip
     scripts["make_demo"] = SimpleNamespace(
         main=lambda: demo_faces.make_demo(Path("demo"), count=4, test_count=3, image_size=32)
     )
@@ -321,7 +321,7 @@ def set_traps(event, number, signal_number=signal.SIGKILL):
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     import dataset
-    import demo_faces
+    from demo import make as demo_faces
 
     builtins.open = trapped_open
     register_optimizer_step_post_hook(lambda *_: happens("step") and die())

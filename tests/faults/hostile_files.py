@@ -72,7 +72,7 @@ def archive(value, records=(("data/0", bytes(16)),), folder="archive", **changes
 
 def sign(data: bytes) -> bytes:
     """An archive without a comment, with the digest that a file of ours has."""
-    import archives
+    from storage import archives
 
     buffer = io.BytesIO()
     digesting = archives.Digesting(buffer)
@@ -186,12 +186,12 @@ def same(a, b) -> bool:
 
 def fuzz_checkpoints(count: int) -> dict:
     """Every mutation of each kind of file is refused, or gives what was written."""
-    from checkpoint import load_checkpoint, save_checkpoint
+    from common.errors import UserError
     from cyclegan_model import CycleGANModel
-    from encoder import Encoder, load_encoder, save_encoder
-    from errors import UserError
-    from files import read_tensors
-    from generators import load_generators
+    from dtn.encoder import Encoder, load_encoder, save_encoder
+    from interop.generators import load_generators
+    from storage.checkpoint import load_checkpoint, save_checkpoint
+    from storage.files import read_tensors
 
     state = run_state()
     save_checkpoint(Path("run.pth"), state)

@@ -72,8 +72,10 @@ def gif_of_frames(number: int) -> bytes:
 
 def fuzz_images(count: int) -> dict:
     """Every mutation of a small image of each kind is a square of pixels, or a reason why not."""
-    from dataset import UnreadableImage, find_images, load_folder, load_image, open_image
-    from photos import cut_out
+    from dataset import load_folder
+    from pictures.decode import UnreadableImage, load_image, open_image
+    from pictures.folders import find_images
+    from pictures.photos import cut_out
 
     files = [(kind, saved(name, mode, **save)) for kind, name in KINDS.items()
              for mode, save in MODES.get(name, [("RGB", {})])]  # fmt: skip

@@ -9,8 +9,8 @@ import pytest
 from conftest import COUNTS, ROOT, TINY, TINY_DTN
 from test_train import assert_same_run, load, same
 
-from checkpoint import load_checkpoint
-from files import read_tensors
+from storage.checkpoint import load_checkpoint
+from storage.files import read_tensors
 
 # An encoder, a DTN behind it and a CycleGAN, one after the other: one start of Python for all.
 RUNS = """

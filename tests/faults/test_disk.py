@@ -11,11 +11,11 @@ import pytest
 from conftest import COUNTS, ROOT
 from test_train import assert_same_run, log
 
-from checkpoint import load_checkpoint
+from common.errors import UserError
 from cyclegan_model import CycleGANModel
-from errors import UserError
-from files import atomic_write
-from logbook import append_line
+from storage.checkpoint import load_checkpoint
+from storage.files import atomic_write
+from training.logbook import append_line
 
 resource = pytest.importorskip("resource")
 SIZE = 48 << 20
@@ -24,8 +24,8 @@ SIZE = 48 << 20
 FOLDERS = ("--domain_A_path", "../data/anime", "--domain_B_path", "../data/person")
 RUN = ("--name", "run", "--gpu_ids", -1)
 CALLS = [
-    ("demo_faces.py", "--output", "demo", "--count", 3),
-    ("demo_faces.py", "--preview", "pairs.png"),
+    ("demo/make.py", "--output", "demo", "--count", 3),
+    ("demo/make.py", "--preview", "pairs.png"),
     ("prepare_data.py", "--source", "../data/anime", "--output", "made"),
     ("test.py", *RUN, "--output", "grids", *FOLDERS),
     ("test.py", *RUN, "--input", "../data/anime", "--direction", "AtoB", "--output", "out"),
@@ -194,7 +194,7 @@ def test_a_disk_that_fills_up_while_drawing_leaves_whole_pictures_only(disk, scr
     from PIL import Image
 
     disk.leave(40 << 10)
-    refused(script("demo_faces.py", "--output", "demo", "--count", 30), disk)
+    refused(script("demo/make.py", "--output", "demo", "--count", 30), disk)
     drawn = [path for path in Path("demo").rglob("*") if path.is_file()]
     assert drawn
     for path in drawn:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import COUNTS, ROOT, TINY
+from conftest import COUNTS, ROOMS, ROOT, SOURCES, TINY
 from test_train import load
 
 SHORT = (*TINY, "--niter", "1", "--niter_decay", "0", "--num_workers", "0")
@@ -22,7 +22,7 @@ def read_only_repository(tmp_path_factory):
     folder.mkdir()
     for path in ROOT.glob("*.py"):
         shutil.copy(path, folder)
-    for name in ("templates", "model_ckpt/pretrained", "test_image/inputs"):
+    for name in (*ROOMS, "model_ckpt/pretrained", "test_image/inputs"):
         shutil.copytree(ROOT / name, folder / name)
     everything = [folder, *folder.rglob("*")]
     for path in everything:
@@ -103,7 +103,7 @@ def test_output_to_a_full_disk_is_one_line(workplace):
 
 
 def test_nothing_depends_on_how_processes_are_started():
-    for path in ROOT.glob("*.py"):
+    for path in SOURCES:
         text = path.read_text(encoding="utf-8")
         for starter in ("multiprocessing", "os.fork", "ProcessPoolExecutor", "DataLoader"):
             assert starter not in text, (path.name, starter)

@@ -9,11 +9,11 @@ import pytest
 from hostile_files import archive, child, run_state, same
 from test_hostile_checkpoints import ARCHIVES, FILE, MOST_GROWTH_MB, PICKLES, made_of, refused
 
-from archives import LEGACY_START, MOST_OPERATIONS, MOST_PICKLE_BYTES
 from arguments import train_options
-from checkpoint import load_checkpoint, save_checkpoint
-from errors import UserError
-from files import read_tensors
+from common.errors import UserError
+from storage.archives import LEGACY_START, MOST_OPERATIONS, MOST_PICKLE_BYTES
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.files import read_tensors
 
 START = b"\x80\x02]("
 ORDERED = b"ccollections\nOrderedDict\n"

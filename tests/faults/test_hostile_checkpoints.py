@@ -26,11 +26,11 @@ from hostile_files import (
     sign,
 )
 
-import archives
-from archives import Damaged, HoldsObjects, check
-from checkpoint import load_checkpoint, save_checkpoint
-from errors import UserError
-from files import read_tensors, write_tensors
+from common.errors import UserError
+from storage import archives
+from storage.archives import Damaged, HoldsObjects, check
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.files import read_tensors, write_tensors
 
 MOST_GROWTH_MB = 64  # of a process that reads files of 0.3 MB, whatever they claim
 FILE = Path("x.pth")

@@ -18,11 +18,14 @@ from hostile_files import child, mutated, run_state
 from hostile_images import MODES, bomb, gif_of_frames, png, png_chunk, saved, tiff, tiff_of
 
 import dataset
-from attributes import read_attributes
-from checkpoint import save_checkpoint
-from dataset import UnreadableImage, find_images, load_folder, load_image
-from errors import UserError
-from logbook import keep_log_before
+from common.errors import UserError
+from dataset import load_folder
+from evaluation.attributes import read_attributes
+from pictures import decode
+from pictures.decode import UnreadableImage, load_image
+from pictures.folders import find_images
+from storage.checkpoint import save_checkpoint
+from training.logbook import keep_log_before
 
 MOST_GROWTH_MB = 128  # of a process that reads small files, whatever they claim
 MOST_MB_OF_ONE = 1200  # for the largest images that are taken, 64 million pixels: 977 measured
@@ -136,7 +139,7 @@ def test_bombs_are_refused_or_read_in_little_memory():
     assert int(child(MEASURE, 1, "good.png", *paths)) < MOST_GROWTH_MB
 
 
-SIDE = int(dataset.MAX_PIXELS**0.5)
+SIDE = int(decode.MAX_PIXELS**0.5)
 
 
 def large(kind: str, side: int = SIDE) -> bytes:

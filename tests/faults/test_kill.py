@@ -29,7 +29,7 @@ from harness import (
     make_pictures,
 )
 
-from encoder import Encoder, save_encoder
+from dtn.encoder import Encoder, save_encoder
 
 BUILDING = ("decode", "write cache", "write index")
 TRAINING = ("step", "fsync", "replace", "unlink", "write checkpoint", "write grid", "write log",
@@ -144,7 +144,7 @@ def test_processes_of_their_own_that_are_killed_go_on_too(server, unbroken):
     cwd = unbroken.parent / "fresh"
     cwd.mkdir()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    code = ("import metrics, train\n"
+    code = ("import train; from evaluation import metrics\n"
             "metrics.COLLAPSE_SPREAD, metrics.COLLAPSE_DUPLICATES = -1, 2\n"
             "train.main()")  # fmt: skip
     saved = cwd / "model_ckpt/run/latest.pth"

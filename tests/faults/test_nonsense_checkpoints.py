@@ -10,10 +10,10 @@ import torch
 from conftest import COUNTS
 from hostile_files import CANARY, run_state
 
-from dtn_model import DTNModel
-from encoder import Encoder, load_encoder, save_encoder
-from errors import UserError
-from files import read_tensors, write_tensors
+from common.errors import UserError
+from dtn.encoder import Encoder, load_encoder, save_encoder
+from dtn.model import DTNModel
+from storage.files import read_tensors, write_tensors
 
 FILE = Path("x.pth")
 

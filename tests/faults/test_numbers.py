@@ -10,11 +10,11 @@ from conftest import COUNTS
 from test_dtn_model import new_model
 from test_train import assert_same_run, load, same
 
-from checkpoint import load_checkpoint
+from common.errors import UserError
 from cyclegan_model import CycleGANModel
-from dtn_model import DTNModel
-from encoder import Encoder, save_encoder
-from errors import UserError
+from dtn.encoder import Encoder, save_encoder
+from dtn.model import DTNModel
+from storage.checkpoint import load_checkpoint
 from translation_model import NonFiniteLoss, TranslationModel
 
 NAN, INF = math.nan, math.inf

@@ -24,11 +24,11 @@ from harness import (
     make_pictures,
 )
 
-import locks
-from checkpoint import load_checkpoint
-from errors import UserError
-from files import atomic_write
-from locks import alone_in
+from common.errors import UserError
+from storage import locks
+from storage.checkpoint import load_checkpoint
+from storage.files import atomic_write
+from storage.locks import alone_in
 
 RUN = ("train", *FLAGS, "--name", "run")
 STOP = int(signal.SIGSTOP)

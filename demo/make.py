@@ -1,0 +1,204 @@
+"""Procedural faces in two styles: the data set that `train.py --demo` draws when there is none.
+
+Training never sees a true pair: each domain samples its own factors. Held-out true pairs under
+`test/` measure the result.
+
+    python -m demo.make --output data/demo --count 2000 --seed 0
+    python -m demo.make --preview pairs.png
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import PngImagePlugin
+from tqdm import tqdm
+
+from common.errors import UserError, one_line_errors
+from demo.drawing import (
+    HAIR_COLOURS,
+    STYLES,
+    Factors,
+    draw_face,
+    draw_mask,
+    draw_pairs,
+    sample_factors,
+)
+from storage.files import atomic_write
+from storage.locks import alone_in, remove_strays, sweep
+
+DRAWING_VERSION = 1  # raise it when the pictures change: finished sets are then redrawn
+MARK = b"demo_faces"  # in the header of every picture: no other file is ever overwritten
+PNG_INFO = PngImagePlugin.PngInfo()
+PNG_INFO.add_text("Software", MARK.decode())
+
+
+def _remove_old(folders: Sequence[Path]) -> None:
+    """Remove an earlier set; raises UserError, with nothing removed, at a file that is not ours."""
+    old = [path for folder in folders for path in sorted(folder.glob("[!.]*"))]
+    for path in old:
+        with open(path, "rb") as file:
+            head = file.read(128)
+        if head and MARK not in head:  # an interrupted write can leave an empty file
+            raise UserError(f"{path}: was not drawn by demo.make; choose another folder")
+    for path in old:
+        path.unlink()
+
+
+def make_demo(
+    folder: Path, seed: int = 0, count: int = 2000, test_count: int = 200, image_size: int = 64
+) -> None:
+    """Write `anime/` and `person/` (count each, unpaired) and true pairs with factors in `test/`.
+
+    A finished set with the same settings is left alone; `demo.json`, written last, tells. If
+    another process is drawing there, its set is waited for. Raises UserError when the folder cannot
+    be written or holds pictures that this script did not draw.
+    """
+    folder = Path(folder)
+    settings = {"version": DRAWING_VERSION, "seed": seed, "count": count,
+                "test_count": test_count, "image_size": image_size}
+    finished = folder / "demo.json"
+
+    def is_finished() -> bool:
+        return finished.is_file() and finished.read_bytes() == json.dumps(settings).encode()
+
+    try:
+        if is_finished():
+            return sweep(folder)  # whoever drew it may have been killed after its last write
+        with alone_in(folder, str(folder), wait=True):
+            if not is_finished():
+                _draw(folder, seed, count, test_count, image_size)
+                with atomic_write(finished) as file:
+                    file.write(json.dumps(settings).encode())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the demo set cannot be written ({error.strerror or error}); free some "
+            "space or choose another folder"
+        ) from error
+
+
+def _draw(folder: Path, seed: int, count: int, test_count: int, image_size: int) -> None:
+    # Streams of factors: one per training domain, so that they share no face, one for the pairs.
+    parts = [(folder / style, style, count, stream) for stream, style in enumerate(STYLES)]
+    parts += [(folder / "test" / style, style, test_count, 2) for style in STYLES]
+    (folder / "demo.json").unlink(missing_ok=True)
+    for place in (folder / "test", *(place for place, *_ in parts)):
+        remove_strays(place)
+    _remove_old([place for place, *_ in parts])
+    with tqdm(total=2 * (count + test_count), desc="drawing demo faces", disable=None) as bar:
+        for place, style, total, stream in parts:
+            factors = _factors(seed, stream, total)
+            for i, one in enumerate(factors):
+                image = draw_face(one, style, image_size, texture_seed=3 * i + stream)
+                with atomic_write(place / f"{i:05d}.png", durable=False) as file:
+                    image.save(file, "PNG", pnginfo=PNG_INFO)
+                bar.update()
+    with atomic_write(folder / "test" / "factors.json") as file:
+        file.write(json.dumps([asdict(one) for one in factors]).encode())
+
+
+def _factors(seed: int, stream: int, count: int) -> list[Factors]:
+    generator = torch.Generator().manual_seed(3 * seed + stream)
+    return [sample_factors(generator) for _ in range(count)]
+
+
+def training_factors(folder: Path) -> dict[str, list[Factors]]:
+    """Factors of the training images of a finished set by style, in the order of their numbers."""
+    path = Path(folder) / "demo.json"
+    try:
+        settings = json.loads(path.read_bytes())
+        seed, count = settings["seed"], settings["count"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: not of a finished demo set; draw one with "
+            f"`python -m demo.make --output {folder}`"
+        ) from error
+    return {style: _factors(seed, stream, count) for stream, style in enumerate(STYLES)}
+
+
+def load_pairs(folder: Path) -> list[Factors]:
+    """Read the factors of the held-out pairs, in the order of their file numbers."""
+    path = Path(folder) / "test" / "factors.json"
+    try:
+        return [Factors(**one) for one in json.loads(path.read_bytes())]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: no readable factors of a demo set; draw one with "
+            f"`python -m demo.make --output {folder}`"
+        ) from error
+
+
+def _oklab(colours: np.ndarray) -> np.ndarray:
+    """Convert sRGB (..., 3) in 0..255 to OKLab (..., 3), where distances are as the eye sees them.
+
+    Source: Björn Ottosson, "A perceptual color space for image processing" (2020).
+    """
+    rgb = colours / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_cones = (0.4122, 0.5363, 0.0514), (0.2119, 0.6807, 0.1074), (0.0883, 0.2817, 0.63)
+    to_lab = (0.2105, 0.7936, -0.0041), (1.978, -2.4286, 0.4506), (0.0259, 0.7828, -0.8087)
+    return np.cbrt(linear @ np.transpose(to_cones)) @ np.transpose(to_lab)
+
+
+@cache
+def _reference_colours(style: str) -> np.ndarray:
+    """Median hair colours (6, 3) in OKLab, as drawn: light and shadow move them off the palette."""
+    medians = []
+    for name in HAIR_COLOURS:
+        face = Factors(0, 0, 0, 0, "fair", name, "medium", "side", "blue", "neutral", "sand", False)
+        drawn = np.stack([draw_face(face, style, texture_seed=seed) for seed in range(5)])
+        medians.append(np.median(drawn[:, draw_mask(face, style)], axis=(0, 1)))
+    return _oklab(np.array(medians))
+
+
+def read_hair_colour(image: np.ndarray, factors: Factors, style: str) -> str:
+    """Name the hair colour of an image (H, W, 3) uint8 in the region where `factors` have hair."""
+    hair = np.median(image[draw_mask(factors, style, len(image))], axis=0)
+    distances = np.linalg.norm(_reference_colours(style) - _oklab(hair), axis=1)
+    return HAIR_COLOURS[int(distances.argmin())]
+
+
+def hair_agreement(
+    images: np.ndarray, factors: Sequence[Factors], style: str
+) -> tuple[float, float]:
+    """Share of images (N, H, W, 3) uint8 with the hair colour of their factors, and by chance.
+
+    Chance is the same share after a fixed shuffle of the factors: both the hair regions and the
+    colours looked for are then those of other faces.
+    """
+    order = torch.randperm(len(factors), generator=torch.Generator().manual_seed(0)).tolist()
+
+    def share(people: Sequence[Factors]) -> float:
+        pairs = zip(images, people, strict=True)
+        return float(np.mean([read_hair_colour(i, f, style) == f.hair_colour for i, f in pairs]))
+
+    return share(factors), share([factors[i] for i in order])
+
+
+@one_line_errors
+def main() -> None:
+    """Draw the data set, or a preview of true pairs."""
+    parser = argparse.ArgumentParser(description="Draw the demo faces.")
+    parser.add_argument("--output", type=Path, default=Path("data/demo"), help="folder to fill")
+    parser.add_argument("--count", type=int, default=2000, help="training images per domain")
+    parser.add_argument("--seed", type=int, default=0, help="of the hidden factors")
+    parser.add_argument("--preview", type=Path, help="write only a grid of true pairs, a PNG file")
+    options = parser.parse_args()
+    if options.count < 1:
+        raise UserError(f"--count {options.count}: must be at least 1")
+    if options.preview:
+        generator = torch.Generator().manual_seed(options.seed)
+        grid = draw_pairs([sample_factors(generator) for _ in range(20)])
+        with atomic_write(options.preview) as file:
+            grid.save(file, "PNG")
+    else:
+        make_demo(options.output, options.seed, options.count)
+
+
+if __name__ == "__main__":
+    main()

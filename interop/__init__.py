@@ -1,0 +1,1 @@
+"""Generators of other projects, and for others."""

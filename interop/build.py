@@ -1,0 +1,78 @@
+"""Which model --model names."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from cyclegan_model import CycleGANModel
+from dtn.encoder import DomainFeatures, build_encoder, open_encoder
+from dtn.model import DTNModel
+from dtn.networks import build_decoder
+from networks import build_discriminator, build_generator
+from storage.validate import LOAD_ERRORS, shown
+
+
+def make_model(
+    opt: Namespace, training: bool = True, saved: dict | None = None
+) -> CycleGANModel | DTNModel:
+    """Make the model of these options.
+
+    saved: state of such a model, which the caller then loads; a DTN takes from it what its f is,
+    instead of opening --f_encoder. Raises UserError if f cannot be had or takes other images.
+    """
+    if opt.model == "cyclegan":
+        return CycleGANModel(opt, training)
+    if saved:
+        try:
+            encoder = build_encoder(saved["encoder_options"]).to_empty(device="cpu")
+        except LOAD_ERRORS as error:
+            raise UserError(
+                f"the checkpoint's encoder_options {shown(saved.get('encoder_options'))} are not "
+                "those of an encoder; use another checkpoint"
+            ) from error
+    else:
+        encoder = open_encoder(opt.f_encoder)
+    size = encoder.image_size
+    if size not in (None, opt.image_size):
+        if saved:
+            raise UserError(f"--image_size {opt.image_size}: this DTN's encoder takes images of "
+                            f"{size}x{size}; leave the option out")  # fmt: skip
+        raise UserError(
+            f"--f_encoder {opt.f_encoder}: takes images of {size}x{size}, but --image_size is "
+            f"{opt.image_size}; train an encoder with pretrain_encoder.py --image_size "
+            f"{opt.image_size}"
+        )
+    return DTNModel(opt, encoder, training)
+
+
+def check_size(
+    opt: Namespace, nets: dict[str, dict[str, Tensor]], encoder_options: dict | None, path: Path
+) -> None:
+    """Raise UserError if nets of these options are far larger than the weights in a file, `path`.
+
+    Nothing is allocated, whatever the options claim. Names and shapes are compared in loading.
+    """
+    try:
+        with torch.device("meta"):
+            if opt.model == "dtn":
+                netF = DomainFeatures(build_encoder(encoder_options))
+                netG, netD = build_decoder(opt, netF.encoder.dim), build_discriminator(opt, 3)
+                built = {"netF": netF, "netG": netG, "netD": netD}
+            else:
+                netG, netD = build_generator(opt), build_discriminator(opt)
+                built = {"netG_A": netG, "netG_B": netG, "netD_A": netD, "netD_B": netD}
+        for name, weights in nets.items():
+            net = built[name.removesuffix("_ema")]
+            wanted = sum(weight.numel() for weight in net.parameters())
+            held = sum(weight.numel() for weight in weights.values())
+            if wanted > 2 * held:
+                raise UserError(f"{path}: {name} would have {wanted:,} numbers by its options, and "
+                                f"has {held:,}; use another file")  # fmt: skip
+    except LOAD_ERRORS as error:
+        reason = " ".join(str(error).split())
+        options = "options and encoder_options" if opt.model == "dtn" else "options"
+        raise UserError(f"{path}: its {options} name no nets of its weights ({reason}); use "
+                        "another file") from error  # fmt: skip

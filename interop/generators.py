@@ -1,0 +1,174 @@
+"""Models that translate, and new runs that start, from any file of generators (layouts.py)."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from torch import nn
+
+from arguments import resumed_options
+from common import distributed
+from common.errors import UserError
+from cyclegan_model import GENERATORS
+from interop.build import check_size, make_model
+from interop.layouts import ORIGINAL, ORIGINAL_NAMES, PUBLISHED, Found, read_generators
+from networks import load_weights
+from storage.checkpoint import ROOT, find_checkpoint
+from storage.validate import LOAD_ERRORS, shown
+from translation_model import TranslationModel
+
+PRETRAINED = ROOT / "pretrained"
+# The options that shape each net, beside its own name.
+SHAPE = {
+    "generator": {
+        "resnet8": ("ngf", "n_blocks"), "resnet": ("ngf", "n_blocks"), "unet": ("ngf",),
+        "sagan": ("ngf", "attention"),
+    },
+    "discriminator": {
+        "sagan": ("ndf", "attention", "spectral_norm"), "patch": ("ndf", "spectral_norm"),
+    },
+}  # fmt: skip
+
+
+def find_generators(opt: Namespace, demo: bool = False, published: bool = False) -> Path:
+    """The file or folder of --ckpt, that run's of --name, else the newest's, else the published.
+
+    The newest is that of --model, where given; with `published` the published model comes first.
+    Raises UserError if there is none.
+    """
+    if opt.ckpt:
+        return Path(opt.ckpt)
+    runs = not published and any(ROOT.glob("*/latest.pth"))
+    if not (opt.name or demo or opt.model == "dtn" or runs):
+        folder = bundled(PRETRAINED)
+        if any((folder / file).is_file() for file in PUBLISHED.values()):
+            return folder
+    return find_checkpoint(opt.name, "demo*" if demo else "*", opt.model)
+
+
+def bundled(path: Path) -> Path:
+    """A file or folder of the repository: the one here, else the one beside the scripts."""
+    beside = Path(__file__).resolve().parent.parent / path
+    return beside if beside.exists() and not path.exists() else path
+
+
+def load_generators(
+    path: Path,
+    gpu_ids: list[int],
+    batch_size: int,
+    direction: str | None = None,
+    image_size: int | None = None,
+) -> tuple[TranslationModel, Found]:
+    """A model that translates, made of any file or folder in the table above, and what it holds.
+
+    direction: which one the model shall translate, where that is just one; for a file that does
+    not tell its own, it does. image_size overrides the file's. The model's `opt` are the options
+    that it was rebuilt from and its `directions` those that it can translate. Raises UserError.
+    """
+    found = read_generators(path, direction)
+    if found.options.get("model") == "dtn":
+        held = [found.options.get("direction")]
+    else:
+        held = [d for d, name in GENERATORS.items() if name in found.nets]
+    if direction and direction not in held:
+        raise UserError(f"--direction {direction}: {path} holds only the generator for {held[0]}; "
+                        "name another file")  # fmt: skip
+    # The patch discriminator, which is not made here, takes almost any image size.
+    saved = {"image_size": 256, "discriminator": "patch", **found.options, "ema": 0.0}
+    if image_size:
+        saved |= {"image_size": image_size, "discriminator": "patch"}
+    here = {"gpu_ids": ",".join(map(str, gpu_ids)) or "-1", "amp": "off", "compile": False}
+    try:
+        opt = resumed_options(saved, here, path)
+        check_size(opt, found.nets, found.encoder_options, path)
+        model = make_model(opt, training=False, saved={"encoder_options": found.encoder_options})
+    except LOAD_ERRORS as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: its options name no architecture that this version can build "
+                        f"({reason}); use another file") from error  # fmt: skip
+    opt.batch_size = batch_size
+    if "domain_A_path" not in found.options:
+        opt.domain_A_path = opt.domain_B_path = None
+    for name in list(model.nets):
+        if name in found.nets:
+            _load(found, name, model.nets[name])
+        else:
+            del model.nets[name]
+    return model, found
+
+
+def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
+    """Options of a new run of train.py whose nets start from a file (--init_from).
+
+    What shapes those nets, image size and crop are the file's where they are not given. The last
+    two may be given otherwise, the rest may not: raises UserError.
+    """
+    if opt.model == "dtn":
+        raise UserError("--init_from: is for --model cyclegan; a DTN starts from --f_encoder")
+    refuse_dtn(found, "--init_from")
+    try:
+        shape = shape_options(found.options, "generator")
+        if "netD_A" in found.nets:
+            shape |= shape_options(found.options, "discriminator")
+    except UserError as error:
+        raise UserError(f"{found.path}: {error}") from error
+    for key, value in shape.items():
+        if key in given and given[key] != value:
+            raise UserError(
+                f"--{key} {given[key]}: --init_from {found.path} was made with {shown(value)}; "
+                f"leave --{key} out" + (", or start from the generators alone, which publish.py "
+                                        "takes out" if "netD_A" in found.nets else "")
+            )  # fmt: skip
+    taken = {key: found.options[key] for key in ("image_size", "crop")
+             if key in found.options and key not in given}  # fmt: skip
+    try:
+        new = resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given,
+                              found.path)  # fmt: skip
+        check_size(new, found.nets, None, found.path)
+        return new
+    except UserError as error:
+        brought = ", ".join(f"{key} {shown(value)}" for key, value in (taken | shape).items())
+        raise UserError(f"{error} (--init_from {found.path} brings {brought})") from error
+
+
+def check_model(wanted: str | None, found: Found) -> None:
+    """Raise UserError if --model names another one than a file holds."""
+    held = found.options.get("model", "cyclegan")
+    if wanted not in (None, held):
+        raise UserError(f"--model {wanted}: {found.path} holds a {held}; leave --model out, or "
+                        "name another file")  # fmt: skip
+
+
+def refuse_dtn(found: Found, wanted_by: str) -> None:
+    """Raise UserError if the file holds a DTN, whose generator needs its encoder."""
+    if found.options.get("model") == "dtn":
+        raise UserError(f"{found.path}: a DTN, which {wanted_by} does not take; name a CycleGAN")
+
+
+def start_from(model: TranslationModel, found: Found) -> None:
+    """Give the nets of a new run the weights of a file, averages too. Raises UserError."""
+    for name, net in model.nets.items():
+        if name.removesuffix("_ema") in found.nets:
+            _load(found, name.removesuffix("_ema"), net)
+    distributed.copy_from_rank_zero(model.nets.values())
+    fresh = [name for name in model.nets if name.removesuffix("_ema") not in found.nets]
+    print(f"Starting from {found.path} ({found.about}): {', '.join(found.nets)}"
+          + (f"; {', '.join(fresh)} from chance" if fresh else ""))  # fmt: skip
+
+
+def _load(found: Found, name: str, net: nn.Module) -> None:
+    try:
+        load_weights(net, found.nets[name])
+    except (RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())  # names all keys missing, left over, of other shape
+        for theirs, ours in ORIGINAL_NAMES.items() if found.about == ORIGINAL else ():
+            reason = reason.replace(ours, theirs)
+        raise UserError(f"{found.path}: {name} is not of the architecture that its options or "
+                        f"shapes tell: {reason}; use another checkpoint") from error  # fmt: skip
+
+
+def shape_options(options: dict, net: str) -> dict:
+    """The options that shape the generator, or the discriminator. Raises UserError."""
+    if not isinstance(options.get(net), str) or options[net] not in SHAPE[net]:
+        raise UserError(f"{net} {shown(options.get(net))}: no architecture that this version knows")
+    keys = (net, *SHAPE[net][options[net]])
+    return {key: options[key] for key in keys if key in options}

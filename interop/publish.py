@@ -1,0 +1,91 @@
+"""The body of publish.py: taking the generators out of a checkpoint, to be handed on."""
+
+import io
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from arguments import add_model_options
+from common.errors import UserError, one_line_errors
+from common.options import make_parser
+from common.tensors import derived_generator
+from cyclegan_model import GENERATORS
+from interop.generators import (
+    PRETRAINED,
+    find_generators,
+    load_generators,
+    refuse_dtn,
+    shape_options,
+)
+from interop.layouts import PUBLISHED, PUBLISHED_FORMAT, Found
+from storage.files import write_tensors
+
+MOST_BYTES = 16 << 20  # of one file: a repository keeps every version for ever
+
+
+@one_line_errors
+def main() -> None:
+    opt = publish_options()
+    path = find_generators(opt)
+    model, found = load_generators(path, [], batch_size=8, direction=opt.direction,
+                                   image_size=opt.image_size)  # fmt: skip
+    refuse_dtn(found, "publish.py")
+    directions = [opt.direction] if opt.direction else model.directions
+    files = {direction: Path(opt.output) / PUBLISHED[direction] for direction in directions}
+    there = [file for file in files.values() if file.exists()]
+    if there and not opt.overwrite:
+        raise UserError(f"--output {opt.output}: {there[0].name} exists there already; choose "
+                        "another folder, or replace it with --overwrite")  # fmt: skip
+
+    states = {direction: published(found, model.opt, direction) for direction in directions}
+    for direction, file in files.items():
+        write_tensors(file, states[direction])
+
+    # What a user will get, against what it was made of.
+    size = model.opt.image_size
+    x = 2 * torch.rand(8, 3, size, size, generator=derived_generator(0, "publish")) - 1
+    for direction, file in files.items():
+        again, _ = load_generators(file, [], batch_size=8)
+        before, after = (m.translate(x, direction, and_back=False)[0] for m in (model, again))
+        difference = (after - before).abs().max().item()
+        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, from {path} ({found.about}); on 8 "
+              f"random images its outputs differ by at most {difference * 127.5:.2f} of 255 "
+              "grey levels from the original's")  # fmt: skip
+
+
+def published(found: Found, opt: Namespace, direction: str) -> dict:
+    """What a file holds: a generator in half precision, what rebuilds it. Raises UserError."""
+    weights = {key: value.half() for key, value in found.nets[GENERATORS[direction]].items()}
+    state = {
+        "published": PUBLISHED_FORMAT,
+        "direction": direction,
+        "options": shape_options(vars(opt), "generator")
+        | {"image_size": opt.image_size, "crop": opt.crop},
+        "weights": weights,
+        "epoch": found.epoch,
+        "steps": found.steps,
+        "seed": found.options.get("seed"),
+    }
+    for key, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{found.path}: {key} holds numbers beyond half precision; it cannot "
+                            "be published")  # fmt: skip
+    file = io.BytesIO()
+    torch.save(state, file)
+    if file.tell() > MOST_BYTES:
+        raise UserError(f"{found.path}: {PUBLISHED[direction]} would have {file.tell() / 1e6:.1f} "
+                        f"MB, at most {MOST_BYTES / 1e6:.1f} MB are allowed; train with fewer "
+                        "--n_blocks or a smaller --ngf")  # fmt: skip
+    return state
+
+
+def publish_options() -> Namespace:
+    """Parse the options. Raises UserError."""
+    parser = make_parser("Take the generators out of a checkpoint, to be handed on.")
+    add_model_options(parser)
+    files = parser.add_argument_group("files")
+    files.add_argument("--direction", choices=tuple(PUBLISHED), help="only this one")
+    files.add_argument("--output", default=str(PRETRAINED), help="folder")
+    files.add_argument("--overwrite", action="store_true", help="replace files in --output")
+    return parser.parse_args()

@@ -1,0 +1,1 @@
+"""Image files: found, decoded, prepared, translated; and the faces in photographs."""

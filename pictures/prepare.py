@@ -1,0 +1,396 @@
+"""Make a folder of pictures for training: from CelebA's download, or from any folder or zip."""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import time
+import unicodedata
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain, count
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from common.errors import UserError, one_line_errors, say
+from common.options import given_options, make_parser, whole
+from common.unread import beside, refuse_unread
+from pictures.celeba import (
+    ATTRIBUTE_TABLES,
+    IDENTITY_TABLES,
+    PARTITION_TABLES,
+    PARTITIONS,
+    Table,
+    attributes_csv,
+    read_table,
+)
+from pictures.decode import CHUNK, CROPS, UnreadableImage, crop_box, cut_square, open_image
+from pictures.faces import FaceDetector, add_face_options, face_detector
+from pictures.source import PictureSource
+from storage.files import atomic_write
+from storage.locks import alone_in
+
+FACES = {"cascade": [beside("detect_faces")], "face_margin": [beside("detect_faces")]}
+
+REPORT = "report.json"
+SAVE_SECONDS = 30  # between saves of the report: what is lost when the process is killed
+RESULT_OPTIONS = ("image_size", "crop", "min_size", "partition", "attributes", "detect_faces",
+                  "cascade", "face_margin")  # fmt: skip
+
+
+@one_line_errors
+def main() -> None:
+    opt = prepare_options()
+    detector = face_detector(opt)
+    source, output = PictureSource(Path(opt.source), "--source"), Path(opt.output)
+    names, attributes, people = chosen(source, opt)
+    with alone_in(output, f"--output {output}"):
+        report = start_report(output, source, opt)
+        try:
+            prepare(names, source, output, opt, detector, report)
+        except BaseException as error:
+            with suppress(UserError):
+                save_report(output, report)
+            if isinstance(error, KeyboardInterrupt):
+                say(f"{output}: give the same command again to go on")
+            raise
+        finish(names, source, output, attributes, people, report)
+
+
+# ---- options -----------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("Make a folder of pictures for training.")
+    data = parser.add_argument_group("data")
+    data.add_argument("--source", required=True, help="folder or zip archive of pictures")
+    data.add_argument("--output", required=True, help="folder for the training pictures")
+    data.add_argument("--image_size", type=whole(8), default=64, help="side of the square, pixels")
+    data.add_argument("--crop", choices=CROPS, default="celeba",
+                      help="celeba: tight on the face of 178x218 CelebA pictures, center for "
+                      "others; center: the largest square")  # fmt: skip
+    data.add_argument(
+        "--min_size",
+        type=whole(1),
+        default=32,
+        help="leave out what is less than N pixels wide before it is resized",
+    )
+    data.add_argument("--num_workers", type=whole(0), default=min(8, os.cpu_count() or 1),
+                      help="threads; 0 = none of its own")  # fmt: skip
+    celeba = parser.add_argument_group("CelebA (its tables are looked for in and beside --source)")
+    celeba.add_argument("--partition", choices=("all", *PARTITIONS), default="all",
+                        help="only this part of list_eval_partition, which no person shares "
+                        "with another part")  # fmt: skip
+    celeba.add_argument(
+        "--attributes",
+        nargs="+",
+        type=attribute,
+        metavar="NAME=0|1",
+        help="only pictures that list_attr_celeba says this of",
+    )
+    add_face_options(parser.add_argument_group("photographs of more than a face"))
+    return parser
+
+
+def prepare_options(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the options and check what needs no pictures. Raises UserError."""
+    parser = _parser()
+    opt = parser.parse_args(argv)
+    refuse_unread(FACES, given_options(parser, argv), opt)
+    source, output = Path(os.path.realpath(opt.source)), Path(os.path.realpath(opt.output))
+    if source.is_dir() and source in (output, *output.parents):
+        raise UserError(f"--output {opt.output}: lies inside --source {opt.source}, so that the "
+                        "next call would take it for a source; name a folder outside")  # fmt: skip
+    return opt
+
+
+def attribute(text: str) -> str:
+    """Type of --attributes."""
+    name, _, value = text.partition("=")
+    if not name or value not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"{text}: must be a name and 0 or 1, such as Male=0")
+    return text
+
+
+def chosen(
+    source: PictureSource, opt: Namespace
+) -> tuple[list[str], Table | None, Table | None]:
+    """The files that --partition and --attributes ask for; attributes and identities, if there.
+
+    Raises UserError where a table is asked for and missing, wrong, or about other pictures.
+    """
+
+    def load(names: tuple[str, ...], allowed: Sequence[int], flag: str | None, **wanted):
+        if found := source.find_table(names):
+            return read_table(*found, allowed, **wanted)
+        if flag:
+            raise UserError(f"{flag}: needs CelebA's {' or '.join(names)}, which is neither in "
+                            f"nor beside --source {source.path}; put it there")  # fmt: skip
+        return None
+
+    names = source.names
+    if opt.partition != "all":
+        flag = f"--partition {opt.partition}"
+        table = load(PARTITION_TABLES, range(3), flag, columns=1)
+        number = PARTITIONS.index(opt.partition)
+        names = [name for name in names if table.row(name) == (number,)]
+        if not names:
+            raise UserError(f"{flag}: {table.where} puts none of the {len(source.names)} files of "
+                            f"--source {source.path} into it; are they CelebA's?")  # fmt: skip
+    flag = f"--attributes {' '.join(opt.attributes)}" if opt.attributes else None
+    table = load(ATTRIBUTE_TABLES, (-1, 0, 1), flag)
+    for text in opt.attributes or ():
+        key, _, value = text.partition("=")
+        column = table.column(key)
+        rows = ((name, table.row(name)) for name in names)
+        names = [name for name, row in rows if row and (row[column] > 0) == (value == "1")]
+    if not names:
+        raise UserError(f"{flag}: {table.where} says this of none of the files of --source "
+                        f"{source.path}; ask for less")  # fmt: skip
+    people = load(IDENTITY_TABLES, range(2**31), None, columns=1)
+    return names, table, people
+
+
+# ---- the report --------------------------------------------------------------------------------
+
+
+def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
+    """The report of an earlier call with the same options, or a new one, saved.
+
+    Raises UserError if the folder holds anything else, or was made in another way.
+    """
+    options = {"source": str(source.path.absolute()), "source_files": source.fingerprint()}
+    options |= {key: getattr(opt, key) for key in RESULT_OPTIONS}
+    try:
+        there = [name for name in os.listdir(output) if not name.endswith((".tmp", ".lock"))]
+        before = json.loads((output / REPORT).read_bytes()) if there else None
+        if there and not is_report(before):
+            raise ValueError(f"its {REPORT} is damaged")
+        if before and (before["pictures"] or len(there) > 1):  # not all may be in it yet
+            for key, value in options.items():
+                if before["options"].get(key) != value:
+                    was = f"--{key} {before['options'].get(key)} and not {value}"
+                    was = "other files in --source" if key == "source_files" else was
+                    raise UserError(f"--output {output}: was made with {was}; choose another "
+                                    "folder, or the same options to go on")  # fmt: skip
+            return {key: before[key] for key in ("options", "left_out", "pictures")}
+    except FileNotFoundError as error:
+        if os.path.isdir(output):
+            raise UserError(f"--output {output}: is not empty, and holds no {REPORT} of an earlier "
+                            "call to go on with; choose another folder") from error  # fmt: skip
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--output {output}: cannot be used ({error}); choose another "
+                        "folder") from error  # fmt: skip
+    report = {"options": options, "left_out": {}, "pictures": {}}
+    save_report(output, report)
+    return report
+
+
+def is_report(report: object) -> bool:
+    """Whether that is what save_report wrote: files of names that lead nowhere else."""
+    try:
+        files = list(chain.from_iterable(report["pictures"].values()))
+        reasons = list(chain.from_iterable(report["left_out"].values()))
+        lists = [*report["pictures"].values(), *report["left_out"].values()]
+        return (isinstance(report["options"], dict) and all(isinstance(x, list) for x in lists)
+                and all(isinstance(x, str) for x in files + reasons)
+                and all(Path(file).name == file for file in files))  # fmt: skip
+    except (LookupError, TypeError, AttributeError):
+        return False
+
+
+def save_report(output: Path, report: dict) -> None:
+    files = {key: dict(sorted(report[key].items())) for key in ("left_out", "pictures")}
+    with atomic_write(output / REPORT) as file:
+        file.write(json.dumps({"finished": False} | report | files, indent=1).encode())
+
+
+def finish(
+    names: list[str],
+    source: PictureSource,
+    output: Path,
+    attributes: Table | None,
+    people: Table | None,
+    report: dict,
+) -> None:
+    """Save and print what became of the files. Raises UserError if there is no picture at all."""
+    why = Counter(line.split(":")[0] for lines in report["left_out"].values() for line in lines)
+    total, others = sum(map(len, report["pictures"].values())), len(source.names) - len(names)
+    counts = {"files": len(source.names), "not asked for": others, "pictures": total} | why
+    save_report(output, {"finished": True, "counts": counts} | report)
+    lost = ", ".join(f"{number} {reason}" for reason, number in why.most_common())
+    if not total:
+        raise UserError(f"--source {source.path}: none of {len(names)} files gave a picture "
+                        f"({lost}); {output / REPORT} says why for each")  # fmt: skip
+    asked = f" ({others} more were not asked for)" if others else ""
+    print(f"{output}: {total} pictures of {len(names)} files{asked}")
+    if lost:
+        print(f"left out: {lost}; {output / REPORT} says which")
+
+    pictures = {name: files[0] for name, files in report["pictures"].items() if len(files) == 1}
+    if attributes and pictures and all(map(attributes.row, pictures)):
+        with atomic_write(output / "attributes.csv") as file:
+            file.write(attributes_csv(attributes, people, pictures))
+        also = " and whose face it is" if people else ""
+        print(f"{output / 'attributes.csv'}: {len(attributes.columns)} attributes of each{also}, "
+              "for evaluate.py --attributes")  # fmt: skip
+
+
+# ---- pictures ----------------------------------------------------------------------------------
+
+
+def prepare(
+    names: list[str],
+    source: PictureSource,
+    output: Path,
+    opt: Namespace,
+    detector: FaceDetector | None,
+    report: dict,
+) -> None:
+    """Write the pictures of the files and fill in the report's "pictures" and "left_out".
+
+    Files are decoded by threads (Pillow and OpenCV release the GIL) and judged in sorted order, so
+    that the same one of two equal pictures is kept whatever the number of threads.
+    """
+    stems = flat_stems(source.names)
+
+    def look_at(name: str) -> tuple[list[tuple[str, bytes, str]], list[str]]:
+        try:
+            return squares(source, name, stems[name], opt, detector)
+        except UnreadableImage as error:
+            return [], [f"unreadable: {error}"]
+
+    def write(picture: tuple[str, bytes]) -> None:
+        # Not durable: after a power cut the next call finds out which pictures are not whole.
+        with atomic_write(output / picture[0], durable=False) as file:
+            file.write(picture[1])
+
+    bar = tqdm(total=len(names), desc="preparing", unit="file", disable=None)
+    with bar, ThreadPoolExecutor(max(1, opt.num_workers)) as pool:
+        run = pool.map if opt.num_workers else map
+        report["pictures"], first = still_whole(report["pictures"], output, opt.image_size, run)
+        # What was left out is looked at again: a file may have been mended.
+        report["left_out"] = {
+            name: why for name, why in report["left_out"].items() if name in report["pictures"]
+        }
+        names = [name for name in names if name not in report["pictures"]]
+        bar.update(len(report["pictures"]))
+        saved = time.monotonic()
+        for chunk in chunks(names):
+            new: dict[str, bytes] = {}
+            pictures, left_out = {}, {}
+            for name, (cuts, reasons) in zip(chunk, run(look_at, chunk), strict=True):
+                for file, png, pixels in cuts:
+                    if first.setdefault(pixels, file) == file:
+                        new[file] = png
+                        pictures.setdefault(name, []).append(file)
+                    else:
+                        reasons.append(f"duplicate: {file} would equal {first[pixels]}")
+                if reasons:
+                    left_out[name] = reasons
+                bar.update()
+            list(run(write, new.items()))
+            report["pictures"] |= pictures
+            report["left_out"] |= left_out
+            if time.monotonic() > saved + SAVE_SECONDS:
+                save_report(output, report)
+                saved = time.monotonic()
+
+
+def still_whole(
+    pictures: dict[str, list[str]], output: Path, image_size: int, run: Callable
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Which files' pictures of an earlier call are all there and whole; and these by their digest.
+
+    run: map, or that of a pool.
+    """
+
+    def look_at(file: str) -> str | None:
+        try:
+            with open_image(output / file) as image:
+                pixels = np.asarray(image)
+        except UnreadableImage:
+            return None
+        return digest(pixels) if pixels.shape == (image_size, image_size, 3) else None
+
+    whole, first = {}, {}
+    for chunk in chunks(list(pictures)):
+        digests = run(look_at, chain.from_iterable(pictures[name] for name in chunk))
+        for name in chunk:
+            found = [next(digests) for _ in pictures[name]]
+            if None not in found:
+                whole[name] = pictures[name]
+                first.update(zip(found, whole[name], strict=True))
+    if whole:
+        say(f"{output}: goes on after {len(whole)} files")
+    return whole, first
+
+
+def squares(
+    source: PictureSource, name: str, stem: str, opt: Namespace, detector: FaceDetector | None
+) -> tuple[list[tuple[str, bytes, str]], list[str]]:
+    """Name, PNG and digest of each picture that a file gives, and reasons for those it does not.
+
+    A face of a photograph is named by its number from the left, even if it is the only one: no two
+    files can then give the same name. Raises UnreadableImage.
+    """
+    with open_image(source.open(name)) as image:
+        boxes = detector.boxes(image) if detector else [crop_box(image.size, opt.crop)]
+        cuts, reasons = [], [] if boxes else ["no face"]
+        for number, box in enumerate(boxes, 1):
+            file = f"{stem}_{number}.png" if detector else f"{stem}.png"
+            if box[2] - box[0] < opt.min_size:
+                reasons.append(f"too small: {file} would be of {box[2] - box[0]} pixels")
+                continue
+            pixels = cut_square(image, box, opt.image_size)
+            png = io.BytesIO()
+            Image.fromarray(pixels).save(png, "PNG")
+            cuts.append((file, png.getvalue(), digest(pixels)))
+    return cuts, reasons
+
+
+def digest(pixels: np.ndarray) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def chunks(names: list[str]) -> Iterator[list[str]]:
+    """Lists of at most CHUNK names, which bounds what threads hold ready."""
+    return (names[start : start + CHUNK] for start in range(0, len(names), CHUNK))
+
+
+def flat_stems(names: Sequence[str]) -> dict[str, str]:
+    """A file name without type for each path, no two alike on any file system.
+
+    The path's own name; where several have that, with its folders before it, its type behind it,
+    or a number.
+    """
+
+    def key(stem: str) -> str:  # macOS composes accents, Windows and macOS ignore case
+        return unicodedata.normalize("NFC", stem).casefold()
+
+    plain = {name: plain_name(PurePosixPath(name).stem) for name in names}
+    times = Counter(map(key, plain.values()))
+    stems, used = {}, set()
+    for name in sorted(names, key=lambda name: (times[key(plain[name])] > 1, name)):
+        parts = PurePosixPath(name).parts
+        folders = "__".join(parts[:-1] + (PurePosixPath(name).stem,))
+        longer = map(plain_name, (folders, "__".join(parts)))
+        numbered = (f"{plain[name]}~{number}" for number in count(2))
+        alone = [plain[name]] if times[key(plain[name])] == 1 else []
+        stems[name] = next(s for s in chain(alone, longer, numbered) if key(s) not in used)
+        used.add(key(stems[name]))
+    return stems
+
+
+def plain_name(text: str) -> str:
+    """A name that leads nowhere and that every file system takes: no slashes, dots in front ..."""
+    text = "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in text)
+    text = text.encode()[:150].decode(errors="ignore")
+    return text.lstrip(".") or "_"

@@ -1,0 +1,113 @@
+"""What a file may hold: every check of a checkpoint's contents, options and weights."""
+
+import argparse
+import math
+import reprlib
+from pathlib import Path
+
+from torch import Tensor
+
+from common.errors import UserError
+
+
+def unfit_weight(weights: dict[str, Tensor]) -> str | None:
+    """The first of the weights that no net can have, and why; None if all are finite floats."""
+    for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            return f"{key} is no tensor"
+        if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
+            return f"{key} is of {value.dtype}"
+        if not value.isfinite().all():
+            return f"{key} is not finite"
+    return None
+# What a damaged or foreign file makes of its options and weights.
+LOAD_ERRORS = (
+    ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+
+
+def check_read(parser: argparse.ArgumentParser, options: dict, source: object) -> None:
+    """Raise UserError unless each option, read from a source, could have been given to `parser`."""
+    for action in parser._actions:
+        value = options.get(action.dest)
+        if value is None:
+            continue
+        try:
+            if action.dest == "gpu_ids":
+                known = isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
+            elif action.nargs == 0:  # a flag
+                known = type(value) is bool
+            elif action.choices or action.type is None:
+                known = type(value) is str and "\0" not in value
+                known = known and value in (action.choices or (value,))
+            else:
+                known = type(value) in (int, float, str) and action.type(str(value)) == value
+        except (argparse.ArgumentTypeError, ValueError):
+            known = False
+        if not known:
+            raise UserError(f"{source}: its option {action.dest} cannot be {reprlib.repr(value)}; "
+                            "use another file")  # fmt: skip
+FORMAT = 1
+KEYS = {"format", "options", "epoch", "batch", "totals", "model"}
+
+
+def as_checkpoint(path: Path, state: object) -> dict:
+    """What was read from a file, if that is a checkpoint of ours. Raises UserError."""
+    if not isinstance(state, dict) or not KEYS <= state.keys():
+        raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")
+    if type(state["format"]) is not int or state["format"] != FORMAT:
+        raise UserError(f"{path}: format {shown(state['format'])}, but this version reads {FORMAT}")
+    rules = {
+        "options": isinstance(state["options"], dict) and all(map(_is_text, state["options"])),
+        "epoch": _is_count(state["epoch"]),
+        "batch": _is_count(state["batch"]),
+        "totals": isinstance(state["totals"], dict)
+        and all(map(_is_total, state["totals"].items())),
+        "model": isinstance(state["model"], dict) and all(map(_is_text, state["model"])),
+        "data": isinstance(state.get("data", {}), dict),
+        "held_out": _are_names(state.get("held_out", {})),
+        "best": state.get("best") is None or _is_best(state["best"]),
+    }
+    for key, kept in rules.items():
+        if not kept:
+            raise UserError(f"{path}: its {key} {shown(state[key])} cannot be; use another "
+                            "checkpoint")  # fmt: skip
+    return state
+
+
+def shown(value: object) -> str:
+    """Any value of a file in a few words, however large or deep it is."""
+    return reprlib.repr(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_total(item: tuple) -> bool:
+    name, total = item
+    return (_is_text(name) and isinstance(total, list | tuple) and len(total) == 2
+            and _is_number(total[0]) and _is_count(total[1]) and total[1] > 0)  # fmt: skip
+
+
+def _are_names(held_out: object) -> bool:
+    """Whether these are names of images by folder."""
+    return isinstance(held_out, dict) and all(
+        _is_text(key) and isinstance(names, list) and names and all(map(_is_text, names))
+        for key, names in held_out.items()
+    )
+
+
+def _is_best(best: object) -> bool:
+    # "swd": of the version before, which judged by it
+    return isinstance(best, dict) and _is_count(best.get("epoch")) and _is_number(
+        best.get("fd", best.get("swd"))
+    )

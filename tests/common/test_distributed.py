@@ -1,0 +1,89 @@
+"""Two real processes over gloo: same start, same batch, same gradients; one of them writes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from storage.locks import alone_in
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(*command):
+    return subprocess.run([*map(str, command)], env=ENV, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("mode", ["sn", "wgan", "dtn", "mixed"])
+def test_gradients_of_two_processes_equal_those_of_one_on_the_whole_batch(tmp_path, mode):
+    worker = ROOT / "tests/common/ddp_worker.py"
+    two = run(*TORCHRUN, worker, mode, tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    assert run(sys.executable, worker, mode, tmp_path / "one").returncode == 0
+    whole, first, second = (torch.load(tmp_path / f"{n}.pt") for n in ("one-0", "two-0", "two-1"))
+    assert whole.keys() == first.keys() and len(whole) > 40
+    # Biases before an instance norm have gradients of rounding alone: compare with the whole net.
+    for net in {key.partition(".")[0] for key in whole}:
+        size = torch.cat([g.flatten() for key, g in whole.items() if key.startswith(net)]).norm()
+        for key in (key for key in whole if key.startswith(net)):
+            assert torch.equal(first[key], second[key]), key
+            assert (first[key] - whole[key]).norm() < 1e-5 * size, key
+
+
+def test_a_run_of_two_processes_writes_once_and_goes_on_as_one(workplace, script):
+    flags = [*TINY, "--amp", "off", "--name", "run"]
+    two = run(*TORCHRUN, ROOT / "train.py", *flags)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("epoch 3: D_A") == 1
+    with open("save_image/run/log.jsonl") as log:
+        assert [json.loads(line)["step"] for line in log] == [2, 4, 6]
+    state = torch.load("model_ckpt/run/latest.pth", weights_only=True)
+    assert (state["epoch"], state["model"]["steps"]) == (3, 6)
+    done = script("train.py", "--resume", "--gpu_ids", -1, "--niter", 3)
+    assert done.code == 0, done.err
+    again = run(*TORCHRUN, ROOT / "train.py", "--resume", "--gpu_ids", "-1", "--niter", 4)
+    assert again.returncode == 0, again.stderr
+    assert torch.load("model_ckpt/run/latest.pth", weights_only=True)["epoch"] == 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+def test_sigterm_to_all_processes_saves_once_and_leaves(workplace):
+    flags = [*TINY, "--niter", "100000", "--name", "run"]
+    process = subprocess.Popen(
+        [*TORCHRUN, str(ROOT / "train.py"), *flags],
+        env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    log, waited = "save_image/run/log.jsonl", time.monotonic() + 120
+    while not (os.path.exists(log) and os.path.getsize(log)) and time.monotonic() < waited:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert out.count("Stopped by SIGTERM; saved in epoch") == 1, err
+    assert process.returncode != 0
+    assert torch.load("model_ckpt/run/latest.pth", weights_only=True)["model"]["steps"] > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_processes_that_are_refused_the_run_of_another_training_all_end(workplace, script, more):
+    flags = [*TINY, "--name", "run"]
+    if more:
+        assert script("train.py", *flags).code == 0
+        flags = ["--resume", "--name", "run", "--gpu_ids", "-1"]
+    with alone_in("model_ckpt/run", "--name run"):
+        two = run(*TORCHRUN, ROOT / "train.py", *flags)
+    assert two.returncode != 0
+    assert f"error: --name run: process {os.getpid()} on " in two.stderr
+
+
+def test_a_batch_that_cannot_be_shared_is_one_clear_line(workplace):
+    done = run(*TORCHRUN, ROOT / "train.py", *TINY, "--batch_size", 3)
+    assert done.returncode != 0
+    assert "error: --batch_size 3: cannot be shared equally by 2 processes" in done.stderr

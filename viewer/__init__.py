@@ -1,0 +1,1 @@
+"""Pages: grids and curves of runs, and app.py's."""
