@@ -14,7 +14,7 @@ import torch
 from common.device import resolve_amp, resolve_gpu_ids
 from common.errors import UserError
 from common.options import OneLineParser, given_options, make_parser, number, run_name, whole
-from common.unread import DEMO_HAS_OWN, beside, only, refuse_unread, without
+from common.unread import DEMO_HAS_OWN, beside, from_scratch, only, refuse_unread, without
 from dtn import options as dtn_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
@@ -28,7 +28,7 @@ TRAIN = {
     **{key: [CYCLEGAN] for key in dtn_options.CYCLEGAN_ONLY},
     **{key: [DTN] for key in dtn_options.DTN_ONLY},
     "n_blocks": [CYCLEGAN, only(generator=("resnet8", "resnet"))],
-    "warm_steps": [CYCLEGAN, without("resume"), without("init_from")],
+    "warm_steps": [CYCLEGAN, from_scratch],
     "lambda_gp": [CYCLEGAN, only(gan_mode=PENALTY_MODES)],
     "clip_value": [CYCLEGAN, only(gan_mode=("wgan",))],
     "attention": [only(model=("dtn",), generator=("sagan",), discriminator=("sagan",))],
@@ -53,15 +53,19 @@ DEMO_DEFAULTS = {
     "domain_A_path": "data/demo/anime",
     "domain_B_path": "data/demo/person",
     "dataset_size": 2000,
-    "batch_size": 8,
-    "ngf": 16,
+    "batch_size": 4,
+    "ngf": 24,
     "n_blocks": 4,
-    "ndf": 16,
+    "ndf": 32,
+    "warm_steps": 300,
+    "shift": 2,
     "niter": 2,
     "niter_decay": 3,
     "lr_G": 4e-4,
     "ema": 0.99,
 }
+# What these were before they were options, or before their defaults changed: older checkpoints.
+BEFORE = {"generator": "resnet", "shift": 0, "warm_steps": 0}
 # A checkpoint holds nets of these shapes; --resume cannot change them.
 ARCHITECTURE = (
     "model",
@@ -106,7 +110,7 @@ def resumed_options(saved: dict, given: dict, source: object = "the file") -> Na
     """
     defaults = vars(_train_parser().parse_args([]))
     # A checkpoint of an older version may lack options, one of a newer may have more.
-    saved = {key: saved.get(key, default) for key, default in defaults.items()}
+    saved = {key: saved.get(key, default) for key, default in (defaults | BEFORE).items()}
     check_read(_train_parser(), saved, source)
     for key in ARCHITECTURE:
         if key == "ema" and key in given and bool(given[key]) == bool(saved[key]):
@@ -236,9 +240,9 @@ def _train_parser() -> OneLineParser:
     losses.add_argument("--pool_size", type=whole(0), default=50,
                         help="earlier fakes that D is also shown; 0 = off")
 
-    losses.add_argument("--shift", type=whole(0, 64), default=0,
+    losses.add_argument("--shift", type=whole(0, 64), default=4,
                         help="move what D sees by up to N pixels; 0 = off")
-    schedule.add_argument("--warm_steps", type=whole(0), default=0,
+    schedule.add_argument("--warm_steps", type=whole(0), default=1000,
                           help="batches on which the generators learn to keep images as they are, "
                           "before the first epoch; 0 = off")
 
@@ -250,7 +254,7 @@ def _train_parser() -> OneLineParser:
                        help="torch.compile the generators: one to three minutes at the start")
 
     nets = parser.add_argument_group("networks")
-    nets.add_argument("--generator", default="resnet",
+    nets.add_argument("--generator", default="resnet8",
                       choices=("resnet8", "resnet", "unet", "sagan"),
                       help="resnet8: residual blocks at an eighth of the size, four times cheaper "
                       "than resnet, CycleGAN's; sagan: the original author's, through a "

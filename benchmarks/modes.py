@@ -70,8 +70,8 @@ FACES = (*MAIN, *AUTHOR, "no identity loss", "dtn")
 TRUE_PAIRS = 100  # of the demo's 200: reading the factors of more takes longer than training
 SHOWN = ("hair_colour", "skin", "background", "turn", "glasses", "hair_length", "mouth")
 BATCHES = "--batch_size 8 --ngf 16 --ndf 16 --lr_G 4e-4 --ema 0.99"
-CYCLEGAN = "--lambda_idt 0.5"
-RESNET = "--n_blocks 4"
+CYCLEGAN = "--lambda_idt 0.5 --shift 0"
+RESNET = "--generator resnet --n_blocks 4"
 DIRECTIONS = (("BtoA", "person", "anime"), ("AtoB", "anime", "person"))
 
 

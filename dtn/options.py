@@ -19,6 +19,8 @@ GAN_MODES = ("vanilla", "sn", "lsgan")
 DEMO_DEFAULTS = {
     "f_encoder": "data/demo/encoder.pth",
     "flip": False,
+    "batch_size": 8,
+    "ngf": 16,
     "ndf": 32,
     "niter": 4,
     "niter_decay": 4,

@@ -51,8 +51,8 @@ def options():
     def make(**kwargs):
         tiny = {"ngf": 4, "ndf": 4, "batch_size": 2, "amp": "off"}
         if kwargs.get("model") != "dtn":
-            tiny |= {"pool_size": 3}
-            tiny |= {"n_blocks": 1} if kwargs.get("generator", "resnet") == "resnet" else {}
+            tiny |= {"pool_size": 3, "shift": 0, "generator": "resnet"}
+            tiny |= {"n_blocks": 1} if "resnet" in kwargs.get("generator", "resnet") else {}
         kwargs = tiny | kwargs
         flags = []
         for key, value in kwargs.items():
@@ -79,9 +79,9 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-RESNET = "--n_blocks 1".split()
+RESNET = "--generator resnet --n_blocks 1".split()
 TINY = RESNET + ("--ngf 4 --ndf 4 --batch_size 4 --niter 2 --niter_decay 1 --pool_size 5 "
-                 "--gpu_ids -1").split()  # fmt: skip
+                 "--shift 0 --warm_steps 0 --gpu_ids -1").split()  # fmt: skip
 
 
 TINY_DTN = ("--model dtn --f_encoder f.pth --ngf 2 --ndf 4 --batch_size 4 --niter 2 "

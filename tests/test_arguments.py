@@ -75,7 +75,7 @@ def test_demo_changes_defaults_but_not_what_is_given():
         ("--lr_D nan", ["--lr_D", "nan"]),
         ("--beta2 1", ["--beta2", "1", "below 1"]),
         ("--ema 1.5", ["--ema", "1.5", "below 1"]),
-        ("--image_size 50", ["--image_size 50", "multiple of 4"]),
+        ("--image_size 50", ["--image_size 50", "multiple of 8"]),
         ("--image_size 72 --generator unet", ["--image_size 72", "multiple of 32"]),
         ("--image_size 32", ["--image_size 32", "at least 64", "--discriminator patch"]),
         ("--niter 0 --niter_decay 0", ["--niter 0", "--niter_decay 0"]),
@@ -154,3 +154,11 @@ def test_compile_with_data_parallel_is_refused(monkeypatch):
     monkeypatch.setattr(arguments.torch.cuda, "get_device_capability", lambda i: (9, 0))
     with pytest.raises(UserError, match="--compile: .*torchrun --nproc_per_node=2"):
         train_options("--compile --gpu_ids 0,1".split())
+
+
+def test_a_run_of_an_older_version_goes_on_as_it_was():
+    saved = vars(train_options(["--generator", "resnet"])[0])
+    for key in ("generator", "shift", "warm_steps"):
+        del saved[key]
+    opt = resumed_options(saved, {}, "old.pth")
+    assert (opt.generator, opt.shift, opt.warm_steps) == ("resnet", 0, 0)

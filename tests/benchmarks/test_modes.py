@@ -46,7 +46,7 @@ def test_every_row_is_a_training_that_can_be_started(modes):
 def compare(modes, workplace, monkeypatch):
     """Compare rows with tiny nets, on twelve pictures; returns the figures written."""
     monkeypatch.setattr(modes, "BATCHES", "--batch_size 2 --ngf 4 --ndf 4")
-    monkeypatch.setattr(modes, "RESNET", "--n_blocks 1")
+    monkeypatch.setattr(modes, "RESNET", "--generator resnet --n_blocks 1")
 
     def run(*rows):
         flags = ["--seeds", "2", "--steps", "10", "--seconds", "0", "--json", "m.json"]

@@ -17,7 +17,8 @@ flags = "--n_critic 1 --ngf 4 --ndf 4 --batch_size 4 --amp off --gpu_ids -1".spl
 if mode == "dtn":
     opt, _ = train_options([*flags, "--model", "dtn", "--train_f"])
 else:
-    flags += "--n_blocks 1 --pool_size 0 --lambda_idt 0.5 --gan_mode".split()
+    flags += "--generator resnet --n_blocks 1 --shift 0 --pool_size 0 --lambda_idt 0.5".split()
+    flags += ["--gan_mode"]
     opt, _ = train_options([*flags, "sn" if mode == "mixed" else mode])
 distributed.start(opt.gpu_ids, opt.batch_size)
 if mode == "mixed" and distributed.rank():  # a host with matrix units beside one without

@@ -44,7 +44,8 @@ KINDS = {
 
 # A training of 3 epochs with 3 steps each; six images held out, so that there are figures.
 FLAGS = ("--domain_A_path ../data/anime --domain_B_path ../data/person --cache_dir cache "
-         "--image_size 24 --discriminator patch --ngf 2 --ndf 2 --n_blocks 1 --batch_size 18 "
+         "--image_size 24 --discriminator patch --ngf 2 --ndf 2 --generator resnet --n_blocks 1 "
+         "--warm_steps 0 --shift 0 --batch_size 18 "
          "--holdout 6 --niter 2 --niter_decay 1 --pool_size 5 --ckpt_num 2 --lr_G 0.01 --amp off "
          "--num_workers 0 --gpu_ids -1").split()  # fmt: skip
 RESUME = "--resume --name run --num_workers 0 --gpu_ids -1".split()

@@ -145,9 +145,8 @@ def child(code: str, *args) -> str:
 def tiny_options(**changes) -> Namespace:
     from arguments import train_options
 
-    flags = ["--ngf", "2", "--ndf", "2", "--n_blocks", "1", "--pool_size", "1", "--amp", "off",
-             "--discriminator", "patch", "--image_size", "24", "--batch_size", "2",
-             "--gpu_ids", "-1"]  # fmt: skip
+    flags = ("--ngf 2 --ndf 2 --generator resnet --n_blocks 1 --pool_size 1 --amp off --gpu_ids -1 "
+             "--discriminator patch --image_size 24 --batch_size 2").split()  # fmt: skip
     for key, value in changes.items():
         flags += [f"--{key}", str(value)]
     return train_options(flags)[0]

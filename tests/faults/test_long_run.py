@@ -16,8 +16,8 @@ from PIL import Image
 BYTES_PER_STEP = 4000
 STEPS = 20  # of an epoch
 FLAGS = ("--ngf 2 --ndf 2 --n_blocks 1 --discriminator patch --image_size 24 --batch_size 1 "
-         "--lambda_idt 0 --pool_size 4 --num_workers 0 --amp off --gpu_ids -1 --ckpt_num 1000 "
-         "--name run --niter_decay 0").split()  # fmt: skip
+         "--warm_steps 0 --lambda_idt 0 --pool_size 4 --num_workers 0 --amp off --gpu_ids -1 "
+         "--ckpt_num 1000 --name run --niter_decay 0").split()  # fmt: skip
 # train.py, with a look at the process after every epoch.
 WATCHED = """
 import json, os, sys, threading, torch, train
