@@ -40,13 +40,20 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from arguments import train_options
+from benchmarks.modes import clock
 from cyclegan_model import CycleGANModel, ImagePool
 from dataset import UnpairedBatches, load_folder
 from losses import discriminator_loss
 from train import tune_backends
 from training.logbook import peak_memory_mb
 
-PARTS = ("step", "loader", "start", "sweep")
+PARTS = ("step", "loader", "start", "nets")
+NETS = (
+    *(f"--generator resnet --ngf {n}" for n in (32, 64)),
+    *(f"--generator resnet8 --ngf {n}" for n in (32, 48, 64)),
+    *(f"--generator unet --ngf {n}" for n in (32, 64)),
+    *(f"--ndf {n}" for n in (32, 48, 64)),
+)
 
 
 class PlainPool(ImagePool):
@@ -254,21 +261,25 @@ def measure_start(opt: Namespace, images: int) -> dict:
             "cached_s": statistics.median(taken[1:])}  # fmt: skip
 
 
-def measure_sweep(flags: list[str], rounds: int) -> dict:
-    """Fast steps alone, as batch, image size and depth of the generator grow."""
-    rates = {}
-    cases = [f"--batch_size {n}" for n in (4, 8, 16, 32)]
-    cases += ["--batch_size 8 --image_size 96", "--batch_size 8 --image_size 128"]
-    cases += ["--batch_size 8 --n_blocks 9"]
-    for case in cases:
+def measure_nets(flags: list[str], rounds: int) -> dict:
+    """Milliseconds per image there and back, of a generator or a discriminator alone.
+
+    CPU time of all threads, which a busy machine changes less than the clock's; on a GPU the clock.
+    """
+    found = {}
+    for case in NETS:
         opt, _ = train_options([*flags, *case.split()])
         model = CycleGANModel(opt)
-        step = stepper(model)
-        step()
-        taken = statistics.median(seconds(step, model.device) for _ in range(max(3, rounds // 2)))
-        rates[case] = opt.batch_size / taken
-        del model, step
-    return {"pairs_per_s": rates}
+        net = model.netD_A if "--ndf" in case else model.netG_A
+        shape = (opt.batch_size, 3, opt.image_size, opt.image_size)
+        x = torch.rand(shape, device=model.device) * 2 - 1
+        times = []
+        for _ in range(rounds + 2):  # the first ones warm up
+            started = clock(model)
+            model.run(net, x).mean().backward()
+            times.append(clock(model) - started)
+        found[case] = 1000 * statistics.median(times[2:]) / opt.batch_size
+    return {"ms_per_image": found}
 
 
 def main() -> None:
@@ -308,9 +319,10 @@ def main() -> None:
     if "start" in options.parts:
         results["start"] = measure_start(opt, options.images)
         print(json.dumps({"start": results["start"]}))
-    if "sweep" in options.parts:
-        results["sweep"] = measure_sweep(train_flags, options.rounds)
-        print(json.dumps({"sweep": results["sweep"]}))
+    if "nets" in options.parts:
+        flags = [*train_flags, "--batch_size", options.batch_size]
+        results["nets"] = measure_nets(flags, options.rounds)
+        print(json.dumps({"nets": results["nets"]}))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
     print(table(results))
@@ -343,8 +355,8 @@ def table(results: dict) -> str:
                      f"first batch {start['cached_s']:.1f} s after the command, "
                      f"{start['first_time_s']:.0f} s the first time; cache {start['cache_mb']:.0f} "
                      "MB, shared by all processes"))  # fmt: skip
-    if sweep := results.get("sweep"):
-        rows += [(flags, f"{rate:.2f} pairs/s") for flags, rate in sweep["pairs_per_s"].items()]
+    if nets := results.get("nets"):
+        rows += [(flags, f"{ms:.1f} ms per image") for flags, ms in nets["ms_per_image"].items()]
     head = f"| {results['device']}, {results['date']} | |\n| --- | --- |\n"
     return head + "\n".join(f"| {name} | {text} |" for name, text in rows)
 
