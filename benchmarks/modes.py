@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from arguments import train_options
+from common.device import tune_backends
 from common.tensors import to_float, to_uint8
 from dataset import ImageArray, UnpairedBatches, load_folder
 from demo.make import hair_agreement, load_pairs, make_demo
@@ -41,7 +42,6 @@ from evaluation.attributes import judged, labels_of, read_attributes, train_clas
 from interop.build import make_model
 from pictures.grids import save_grid
 from storage.files import atomic_write
-from train import tune_backends
 from translation_model import NonFiniteLoss, TranslationModel
 
 ROWS = {

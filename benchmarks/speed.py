@@ -41,10 +41,10 @@ sys.path.insert(0, str(ROOT))
 
 from arguments import train_options
 from benchmarks.modes import clock
+from common.device import tune_backends
 from cyclegan_model import CycleGANModel, ImagePool
 from dataset import UnpairedBatches, load_folder
 from losses import discriminator_loss
-from train import tune_backends
 from training.logbook import peak_memory_mb
 
 PARTS = ("step", "loader", "start", "nets")
@@ -232,9 +232,9 @@ def measure_loader(opt: Namespace, rounds: int, pairs_per_s: float | None) -> di
 def measure_start(opt: Namespace, images: int) -> dict:
     """From the command to the first batch in the model, images cached before."""
     code = (
-        "import sys, time, train\n"
+        "import sys, train; from cyclegan_model import CycleGANModel\n"
         "def stop(self, a, b): print('first batch'); sys.stdout.flush(); import os; os._exit(0)\n"
-        "train.CycleGANModel.set_input = stop\n"
+        "CycleGANModel.set_input = stop\n"
         "sys.argv = ['train.py', *sys.argv[1:]]\n"
         "train.main()\n"
     )

@@ -1,7 +1,10 @@
 """The devices and the arithmetic that this machine has."""
 
+from argparse import Namespace
+
 import torch
 
+from common import distributed
 from common.errors import UserError
 
 
@@ -41,3 +44,37 @@ def resolve_amp(amp: str, gpu_ids: list[int]) -> str:
             "CPUs with AVX512-BF16 or AMX have it); use --amp off"
         )
     return ("bf16" if able else "off") if amp == "auto" else amp
+
+
+def tune_backends() -> None:
+    """Let cuDNN choose among its algorithms, and take TF32 for what stays in float32 on a GPU."""
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+
+
+def describe_device(opt: Namespace) -> str:
+    """What a run trains on, in one line."""
+    if not opt.gpu_ids:
+        return f"Device: CPU, {torch.get_num_threads()} threads"
+    name, count = torch.cuda.get_device_name(opt.gpu_ids[0]), len(opt.gpu_ids)
+    if distributed.world_size() > 1:
+        count = distributed.world_size()
+    if count == 1:
+        return f"Device: cuda:{opt.gpu_ids[0]}, {name}"
+    return (
+        f"Device: {count} GPUs, {name}; global batch {opt.batch_size}, "
+        f"{opt.batch_size / count:g} on each"
+    )
+
+
+def compiler_works(gpu_ids: list[int]) -> bool:
+    """Whether torch.compile does, tried on a trifle; says so in one line."""
+    try:
+        device = f"cuda:{gpu_ids[0]}" if gpu_ids else "cpu"
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        print(f"--compile: torch.compile does not work here ({reason}); training goes on without")
+        return False
+    print("--compile: the first step takes one to three minutes")
+    return True

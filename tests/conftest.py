@@ -27,6 +27,26 @@ def pytest_addoption(parser):
                      help="the long form of tests/faults: half an hour")  # fmt: skip
 
 
+# Minutes in all: `-m "not slow"` is what a change is tried with first.
+SLOW = ("tests/faults/", "tests/benchmarks/", "_browser.py", "test_distributed.py")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(part in item.nodeid for part in SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of the processes of -n 2
+        session.config.workeroutput["counts"] = dict(COUNTS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    COUNTS.update(getattr(node, "workeroutput", {}).get("counts", {}))
+
+
 def pytest_terminal_summary(terminalreporter):
     if COUNTS:
         line = ", ".join(f"{name}: {number:,}" for name, number in sorted(COUNTS.items()))

@@ -91,7 +91,7 @@ def test_training_writes_grids_log_and_checkpoints_every_epoch(workplace, train)
     records = log("sn_12")
     assert [r["epoch"] for r in records] == [1, 2, 3]
     assert [r["step"] for r in records] == [2, 4, 6]  # 11 images to train on, batch 4
-    assert [r["lr_G"] for r in records] == [1e-4, 1e-4, 1e-4]
+    assert [r["lr_G"] for r in records] == [1e-4, 1e-4, 5e-5]
     assert {"losses", "spread", "gammas", "images_per_s", "peak_memory_mb"} <= records[0].keys()
     assert len(records[0]["gammas"]) == 4
     assert "python test.py --name sn_12" in done.out

@@ -1,1 +1,1 @@
-"""What a run writes beside its checkpoints."""
+"""A run: its data, its life from the first step to the last, its log."""

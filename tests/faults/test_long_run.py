@@ -21,13 +21,14 @@ FLAGS = ("--ngf 2 --ndf 2 --n_blocks 1 --discriminator patch --image_size 24 --b
 # train.py, with a look at the process after every epoch.
 WATCHED = """
 import json, os, sys, threading, torch, train
+from training import run
 torch.set_num_threads(1)
 seen = []
 def look():
     pages = int(open("/proc/self/statm").read().split()[1])
     seen.append([pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd")),
                  len(os.listdir("/proc/self/task")), threading.active_count()])
-train.print_record = lambda record: look()
+run.print_record = lambda record: look()
 train.main()
 json.dump(seen, open("seen.json", "w"))
 """

@@ -11,7 +11,7 @@ CORE = {
 COMMANDS = {path.stem for path in ROOT.glob("*.py")} - CORE
 FLOORS = [
     {"common"}, {"storage"}, {"pictures"}, CORE, {"demo"}, {"dtn"}, {"interop"}, {"evaluation"},
-    {"training"}, {"viewer"}, COMMANDS,
+    {"viewer"}, {"training"}, COMMANDS,
 ]  # fmt: skip
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MATHEMATICS = ["networks.py", "self_attention.py", "losses.py", "dtn/networks.py",
