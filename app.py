@@ -18,11 +18,15 @@ from viewer.web_page import serve
 @one_line_errors
 def main() -> None:
     parser = make_parser("Serve a page on which models translate your own pictures.")
-    parser.add_argument("--host", default="127.0.0.1",
-                        help="address to listen on; 0.0.0.0 lets other machines in")  # fmt: skip
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in"
+    )
     parser.add_argument("--port", type=whole(0, 65535), default=7860, help="0: any free one")
-    parser.add_argument("--gpu_ids", help="a number, or -1 for the CPU; if not given: the first "
-                        "GPU if there is one, else the CPU")  # fmt: skip
+    parser.add_argument(
+        "--gpu_ids",
+        help="a number, or -1 for the CPU; if not given: the first "
+        "GPU if there is one, else the CPU",
+    )
     opt = parser.parse_args()
     serve(opt.host, opt.port, resolve_gpu_ids(opt.gpu_ids)[:1])
 

@@ -128,8 +128,9 @@ class CycleGANModel(TranslationModel):
         steps = self.opt.warm_steps
         optimizer = torch.optim.Adam(self.nets["netG_A"].parameters(), fused=True)
         for step in range(steps):
-            optimizer.param_groups[0]["lr"] = 2 * self.opt.lr_G * lr_factor(step, steps // 2,
-                                                                             steps - steps // 2)
+            optimizer.param_groups[0]["lr"] = (
+                2 * self.opt.lr_G * lr_factor(step, steps // 2, steps - steps // 2)
+            )
             self.set_input(*batches.batch(step))
             both = torch.cat([self.real_A, self.real_B])
             loss = identity_loss(self.run(self.netG_A, both), both)
@@ -194,8 +195,10 @@ class CycleGANModel(TranslationModel):
         Raises UserError if it held none that leads there.
         """
         if direction not in self.directions:
-            raise UserError(f"--direction {direction}: this model translates {self.directions[0]} "
-                             "only, since its file holds one generator")  # fmt: skip
+            raise UserError(
+                f"--direction {direction}: this model translates {self.directions[0]} "
+                "only, since its file holds one generator"
+            )
         back_again = "BtoA" if direction == "AtoB" else "AtoB"
         there, back = self.averaged(GENERATORS[direction]), None
         if and_back and back_again in self.directions:

@@ -235,8 +235,15 @@ class UnpairedBatches:
         size = sum(len(self.indices[d]) * self.images[d][0].nbytes for d in "AB")
         free, _ = torch.cuda.mem_get_info(self.device)
         fits = size < free / 4
-        say(f"images: {size >> 20} MiB, " + (f"held on {self.device}" if fits else "read from the "
-            f"cache for every batch, since {self.device} has {free >> 20} MiB free"))  # fmt: skip
+        say(
+            f"images: {size >> 20} MiB, "
+            + (
+                f"held on {self.device}"
+                if fits
+                else "read from the "
+                f"cache for every batch, since {self.device} has {free >> 20} MiB free"
+            )
+        )
         if fits:
             for domain, rows in self.indices.items():
                 images = np.ascontiguousarray(self.images[domain][rows.numpy()])

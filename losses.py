@@ -104,5 +104,3 @@ def identity_loss(idt: Tensor, real: Tensor) -> Tensor:
     Source: Zhu et al. 2017 (CycleGAN), section 5.2.
     """
     return F.l1_loss(idt, real)
-
-

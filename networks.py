@@ -34,8 +34,6 @@ def build_generator(opt: Namespace, training: bool = True) -> nn.Module:
     return net
 
 
-
-
 def build_discriminator(opt: Namespace, classes: int = 1) -> nn.Module:
     """Make the discriminator that `opt.discriminator` names, initialised."""
     if opt.discriminator == "sagan":
@@ -115,8 +113,6 @@ def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
             key = f"{name}.parametrizations.weight"
             state |= {f"{key}.original": weight, f"{key}.0._u": left[:, 0], f"{key}.0._v": right[0]}
     net.load_state_dict(state)
-
-
 
 
 class _SpectralNormInFp32(_SpectralNorm):
@@ -293,12 +289,6 @@ class SaganGenerator(nn.Module):
         x = self.decoder[:9](z)  # (B, 2 ngf, 16, 16)
         x = self.decoder[9:](self.attention_16(x))  # (B, ngf, 32, 32)
         return self.head(self.attention_32(x))
-
-
-
-
-
-
 
 
 def conv_norm_relu(convolution: nn.Module) -> list[nn.Module]:

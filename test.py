@@ -43,8 +43,7 @@ from viewer.pages import refresh_page, write_tests_page
 
 GRID_COLUMNS = 8
 # What a model without folders of its own is shown.
-BUNDLED = {"domain_A_path": "test_image/inputs/anime",
-           "domain_B_path": "test_image/inputs/person"}  # fmt: skip
+BUNDLED = {"domain_A_path": "test_image/inputs/anime", "domain_B_path": "test_image/inputs/person"}
 
 
 @one_line_errors
@@ -70,8 +69,10 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
         make_demo(Path("data/demo"))
         given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
     images, folders, now = {}, {}, {}
-    for key, domain, direction in (("domain_A_path", "anime", "AtoB"),
-                                   ("domain_B_path", "person", "BtoA")):  # fmt: skip
+    for key, domain, direction in (
+        ("domain_A_path", "anime", "AtoB"),
+        ("domain_B_path", "person", "BtoA"),
+    ):
         if direction not in directions:
             if key in asked:
                 print(f"--{key} {asked[key]}: not read, since only {directions[0]} is translated")
@@ -79,16 +80,32 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
         held_out = key not in given
         folders[domain] = Path(given.get(key, getattr(model.opt, key)))
         size = model.opt.dataset_size if held_out else opt.dataset_size
-        loaded = load_folder(folders[domain], f"--{key}", size, model.opt.image_size,
-                             model.opt.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
+        loaded = load_folder(
+            folders[domain],
+            f"--{key}",
+            size,
+            model.opt.image_size,
+            model.opt.crop,
+            Path(opt.cache_dir),
+            opt.num_workers,
+        )
         images[domain] = loaded.images
         now[key] = loaded.fingerprint()
         if held_out:
-            _, indices = split(loaded.paths, model.opt.holdout, found.held_out.get(key),
-                               f"--{key} {folders[domain]}")  # fmt: skip
+            _, indices = split(
+                loaded.paths,
+                model.opt.holdout,
+                found.held_out.get(key),
+                f"--{key} {folders[domain]}",
+            )
             images[domain] = loaded.images[indices[: opt.dataset_size]]
-            tell_if_changed(folders[domain], now[key], found.data.get(key), "training",
-                            "some of the images held out now may have been trained on")  # fmt: skip
+            tell_if_changed(
+                folders[domain],
+                now[key],
+                found.data.get(key),
+                "training",
+                "some of the images held out now may have been trained on",
+            )
         what = "images that training held out" if held_out else "images"
         print(f"{folders[domain]}: {len(images[domain])} {what}")
     refuse_swapped(now, found.data, "the model's training")
@@ -107,8 +124,10 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
             chunk = to_float(torch.from_numpy(chunk))
             fake, _ = model.translate(chunk, direction, and_back=False)
             number = start // opt.batch_size
-            for name, grid in ((f"{number}__{real}_real.png", chunk),
-                               (f"{number}__{shows}_test.png", fake)):  # fmt: skip
+            for name, grid in (
+                (f"{number}__{real}_real.png", chunk),
+                (f"{number}__{shows}_test.png", fake),
+            ):
                 save_grid(output / name, grid, GRID_COLUMNS)
                 written.add(name)
             fakes.append(to_uint8(fake))
@@ -123,8 +142,10 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
         factors = load_pairs(Path("data/demo"))
         for shows, fakes in outputs.items():
             agreement, chance = hair_agreement(fakes, factors[: len(fakes)], shows)
-            print(f"hair colour of {len(fakes)} {shows} outputs agrees with the true pair in "
-                  f"{agreement:.1%}, with a shuffled one in {chance:.1%}")  # fmt: skip
+            print(
+                f"hair colour of {len(fakes)} {shows} outputs agrees with the true pair in "
+                f"{agreement:.1%}, with a shuffled one in {chance:.1%}"
+            )
 
 
 if __name__ == "__main__":

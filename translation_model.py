@@ -54,9 +54,7 @@ class TranslationModel:
                 average = copy.deepcopy(self.nets[name]).eval().requires_grad_(False)
                 self.nets[f"{name}_ema"] = average
 
-    def _add_optimizers(
-        self, generators: tuple[str, ...], discriminators: tuple[str, ...]
-    ) -> None:
+    def _add_optimizers(self, generators: tuple[str, ...], discriminators: tuple[str, ...]) -> None:
         """Prepare for training the nets of these names."""
         opt = self.opt
         # All further chance: a CPU generator, whose state a checkpoint keeps.

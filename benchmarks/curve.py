@@ -73,8 +73,9 @@ class TestImages:
             fakes, recs = model.translate(inputs, direction)
             found[shows] = self.figures(inputs, fakes, shows)
             chosen = torch.randperm(self.n, generator=derived_generator(0, "grid", source))[:SHOWN]
-            rows = [images[rows] for rows in chosen.split(COLUMNS)
-                    for images in (inputs, fakes, recs)]  # fmt: skip
+            rows = [
+                images[rows] for rows in chosen.split(COLUMNS) for images in (inputs, fakes, recs)
+            ]
             save_grid(grid.with_name(f"{grid.name}_{shows}.png"), torch.cat(rows), COLUMNS)
         return found
 
@@ -101,21 +102,28 @@ class Curve:
     other flags, data or spacing.
     """
 
-    def __init__(self, folder: Path, flags: str, data: Data, test: TestImages, seed: int,
-                 every: int) -> None:  # fmt: skip
+    def __init__(
+        self, folder: Path, flags: str, data: Data, test: TestImages, seed: int, every: int
+    ) -> None:
         self.folder, self.test, self.every = folder, test, every
         opt, _ = train_options([*flags.split(), "--seed", str(seed)])
         self.model = make_model(opt)
         self.batches = UnpairedBatches(
-            data.train_A.images, data.train_B.images, opt.batch_size, seed, opt.flip,
+            data.train_A.images,
+            data.train_B.images,
+            opt.batch_size,
+            seed,
+            opt.flip,
             device=self.model.device,
-        )  # fmt: skip
+        )
         self.seconds, self.points = 0.0, []
         self.warm = not opt.warm_steps
         self.identity = {
-            "flags": flags, "seed": seed, "every": every,
+            "flags": flags,
+            "seed": seed,
+            "every": every,
             "data": [data.train_A.fingerprint(), data.train_B.fingerprint(), test.n],
-        }  # fmt: skip
+        }
         if (folder / "state.pth").exists():
             self._load()
 
@@ -123,16 +131,23 @@ class Curve:
         state = read_tensors(self.folder / "state.pth")
         for key, value in self.identity.items():
             if state[key] != value:
-                raise UserError(f"{self.folder}: holds a run whose {key} was {state[key]}, not "
-                                f"{value}; use another --work")  # fmt: skip
+                raise UserError(
+                    f"{self.folder}: holds a run whose {key} was {state[key]}, not "
+                    f"{value}; use another --work"
+                )
         self.model.load_state_dict(state["model"])
         self.seconds, self.points, self.warm = state["seconds"], state["points"], True
 
     def save(self) -> None:
-        write_tensors(self.folder / "state.pth", {
-            **self.identity, "seconds": self.seconds, "points": self.points,
-            "model": self.model.state_dict(),
-        })  # fmt: skip
+        write_tensors(
+            self.folder / "state.pth",
+            {
+                **self.identity,
+                "seconds": self.seconds,
+                "points": self.points,
+                "model": self.model.state_dict(),
+            },
+        )
 
     @property
     def pairs(self) -> int:
@@ -183,8 +198,11 @@ def at(points: list[dict], minutes: float) -> dict | None:
             share = (minutes - a["minutes"]) / max(b["minutes"] - a["minutes"], 1e-9)
 
             def between(x: dict, y: dict, share: float = share) -> dict:
-                return {key: x[key] + share * (y[key] - x[key]) for key in x
-                        if not isinstance(x[key], dict)}  # fmt: skip
+                return {
+                    key: x[key] + share * (y[key] - x[key])
+                    for key in x
+                    if not isinstance(x[key], dict)
+                }
 
             return between(a, b) | {d: between(a[d], b[d]) for d in ("anime", "person")}
     return None
@@ -200,8 +218,10 @@ def row(name: str, found: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-HEAD = ("| | pairs | FD anime | input found | near duplicates | FD person | input found | "
-        "near duplicates |\n" + "| --- " * 8 + "|")  # fmt: skip
+HEAD = (
+    "| | pairs | FD anime | input found | near duplicates | FD person | input found | "
+    "near duplicates |\n" + "| --- " * 8 + "|"
+)
 
 
 def slug(name: str) -> str:
@@ -213,9 +233,16 @@ def describe(options: Namespace, data: Data) -> dict:
     import os
     from datetime import date
 
-    device = (torch.cuda.get_device_name() if torch.cuda.is_available()
-              else f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores, "
-                   f"{torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
-    return {"date": str(date.today()), "device": device, "torch": torch.__version__,
-            "seed": options.seed, "data": "demo" if data.demo else
-            f"{len(data.train_A.images)} + {len(data.train_B.images)}"}  # fmt: skip
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores, "
+        f"{torch.backends.cpu.get_cpu_capability()}"
+    )
+    return {
+        "date": str(date.today()),
+        "device": device,
+        "torch": torch.__version__,
+        "seed": options.seed,
+        "data": "demo" if data.demo else f"{len(data.train_A.images)} + {len(data.train_B.images)}",
+    }

@@ -55,9 +55,9 @@ ROWS = {
 ENCODERS = {
     "encoder": "--demo",
     "unlabelled": "--domain_A_path data/demo/anime --domain_B_path data/demo/person --dim 64 "
-                  "--batch_size 32 --steps 600",
+    "--batch_size 32 --steps 600",
     "untrained": "--demo --steps 0",
-}  # fmt: skip
+}
 
 
 def run(work: Path, script: str, *flags: object) -> None:
@@ -78,9 +78,24 @@ def train(options: Namespace, row: str, seed: int) -> Path:
         run(options.work, "train.py", "--resume", "--name", name)
         return path
     decay = options.epochs // 2
-    run(options.work, "train.py", "--model", "dtn", "--demo", "--name", name, "--seed", seed,
-        "--f_encoder", f"data/demo/{encoder}.pth", "--niter", options.epochs - decay,
-        "--niter_decay", decay, *flags.split())  # fmt: skip
+    run(
+        options.work,
+        "train.py",
+        "--model",
+        "dtn",
+        "--demo",
+        "--name",
+        name,
+        "--seed",
+        seed,
+        "--f_encoder",
+        f"data/demo/{encoder}.pth",
+        "--niter",
+        options.epochs - decay,
+        "--niter_decay",
+        decay,
+        *flags.split(),
+    )
     return path
 
 
@@ -133,24 +148,41 @@ def table(results: dict) -> str:
     def factors(kind: str, names: dict):
         return lambda r: statistics.mean(r[f"{kind}_{name}"] for name in names)
 
-    head = ("row", "seeds", "variance of f", "f kept", "spread", "near duplicates",
-            "right hair", "shuffled", "colours", "shapes")  # fmt: skip
+    head = (
+        "row",
+        "seeds",
+        "variance of f",
+        "f kept",
+        "spread",
+        "near duplicates",
+        "right hair",
+        "shuffled",
+        "colours",
+        "shapes",
+    )
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     chance = []
     for row, runs in results["runs"].items():
         runs = list(runs.values())
         chance += runs
-        lines.append("| " + " | ".join([
-            row, str(len(runs)),
-            cell(runs, lambda r: r["variance_of_f"], ".2f"),
-            cell(runs, lambda r: r["f_kept"], ".2f"),
-            cell(runs, lambda r: r["spread"], ".2f"),
-            cell(runs, lambda r: r["near_duplicates"], ".0%"),
-            cell(runs, lambda r: r["hair"], ".1%"),
-            cell(runs, lambda r: r["hair_shuffled"], ".1%"),
-            cell(runs, factors("true", COLOURS), ".1%"),
-            cell(runs, factors("true", SHAPES), ".1%"),
-        ]) + " |")  # fmt: skip
+        lines.append(
+            "| "
+            + " | ".join(
+                [
+                    row,
+                    str(len(runs)),
+                    cell(runs, lambda r: r["variance_of_f"], ".2f"),
+                    cell(runs, lambda r: r["f_kept"], ".2f"),
+                    cell(runs, lambda r: r["spread"], ".2f"),
+                    cell(runs, lambda r: r["near_duplicates"], ".0%"),
+                    cell(runs, lambda r: r["hair"], ".1%"),
+                    cell(runs, lambda r: r["hair_shuffled"], ".1%"),
+                    cell(runs, factors("true", COLOURS), ".1%"),
+                    cell(runs, factors("true", SHAPES), ".1%"),
+                ]
+            )
+            + " |"
+        )
     lines.append(
         f"colours: mean of {', '.join(COLOURS)} (shuffled "
         f"{cell(chance, factors('shuffled', COLOURS), '.0%')}); shapes: mean of "
@@ -170,8 +202,15 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     for name, flags in ENCODERS.items():
         if not (options.work / f"data/demo/{name}.pth").exists():
-            run(options.work, "pretrain_encoder.py", *flags.split(), "--gpu_ids", "-1",
-                "--output", f"data/demo/{name}.pth")  # fmt: skip
+            run(
+                options.work,
+                "pretrain_encoder.py",
+                *flags.split(),
+                "--gpu_ids",
+                "-1",
+                "--output",
+                f"data/demo/{name}.pth",
+            )
     results: dict = {
         "date": str(date.today()),
         "epochs": options.epochs,

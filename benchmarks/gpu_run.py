@@ -46,8 +46,9 @@ from storage.checkpoint import save_checkpoint
 from storage.files import atomic_write
 from train import tune_backends
 
-RECIPE = ("--generator resnet8 --ngf 64 --ndf 64 --batch_size 32 --lr_G 2e-4 --warm_steps 1000 "
-          "--shift 4")  # fmt: skip
+RECIPE = (
+    "--generator resnet8 --ngf 64 --ndf 64 --batch_size 32 --lr_G 2e-4 --warm_steps 1000 --shift 4"
+)
 CYCLEGAN = "--generator resnet --ngf 64 --n_blocks 6 --lambda_idt 0 --shift 0"  # 56 GFLOP a pair
 TIMINGS = {
     **{f"recipe, batch {n}": f"{RECIPE} --batch_size {n}" for n in (16, 32, 64, 128, 256)},
@@ -66,8 +67,12 @@ DECAY = 0.6  # share of the training after which the learning rate falls on a li
 # ------------------------------------------------------------------------- is it right: checks
 
 
-def train(flags: str, data: Data, steps: int = STEPS,
-          prepare: Callable[[CycleGANModel], None] | None = None) -> dict:  # fmt: skip
+def train(
+    flags: str,
+    data: Data,
+    steps: int = STEPS,
+    prepare: Callable[[CycleGANModel], None] | None = None,
+) -> dict:
     """Losses of each step from scratch, and seconds of the first and of the median one."""
     opt, _ = train_options(flags.split())
     model = CycleGANModel(opt)
@@ -79,8 +84,14 @@ def train(flags: str, data: Data, steps: int = STEPS,
 
 def continued(model: CycleGANModel, data: Data, steps: int) -> tuple[list[dict], list[float]]:
     opt = model.opt
-    batches = UnpairedBatches(data.train_A.images, data.train_B.images, opt.batch_size, opt.seed,
-                              opt.flip, device=model.device)  # fmt: skip
+    batches = UnpairedBatches(
+        data.train_A.images,
+        data.train_B.images,
+        opt.batch_size,
+        opt.seed,
+        opt.flip,
+        device=model.device,
+    )
     losses, times = [], []
 
     def step() -> None:
@@ -95,8 +106,9 @@ def continued(model: CycleGANModel, data: Data, steps: int) -> tuple[list[dict],
 
 def difference(a: list[dict], b: list[dict]) -> float:
     """The largest difference of a loss, relative to its size or to 0.1 where it is smaller."""
-    return max(abs(x[key] - y[key]) / max(abs(x[key]), 0.1)
-               for x, y in zip(a, b, strict=True) for key in x)  # fmt: skip
+    return max(
+        abs(x[key] - y[key]) / max(abs(x[key]), 0.1) for x, y in zip(a, b, strict=True) for key in x
+    )
 
 
 def check_cpu(data: Data) -> dict:
@@ -139,15 +151,22 @@ def check_channels_last(data: Data) -> dict:
     formats = (torch.contiguous_format, torch.channels_last)
     runs = [train(RECIPE, data, prepare=layout(each)) for each in formats]
     found = difference(*(run["losses"][:1] for run in runs))
-    return {"difference": found, "ok": found < 0.05,
-            "step_ms": in_ms(runs, ("contiguous", "channels_last"))}  # fmt: skip
+    return {
+        "difference": found,
+        "ok": found < 0.05,
+        "step_ms": in_ms(runs, ("contiguous", "channels_last")),
+    }
 
 
 def check_compile(data: Data) -> dict:
     runs = [train(f"{RECIPE} {flag}", data) for flag in ("", "--compile")]
     found = difference(*(run["losses"][:1] for run in runs))
-    return {"difference": found, "ok": found < 0.05, "first_s": runs[1]["first_s"],
-            "step_ms": in_ms(runs, ("eager", "compiled"))}  # fmt: skip
+    return {
+        "difference": found,
+        "ok": found < 0.05,
+        "first_s": runs[1]["first_s"],
+        "step_ms": in_ms(runs, ("eager", "compiled")),
+    }
 
 
 def check_graphs(data: Data) -> dict:
@@ -156,8 +175,14 @@ def check_graphs(data: Data) -> dict:
     if not opt.gpu_ids:
         return {"left_out": "CUDA graphs need a GPU"}
     model = CycleGANModel(opt)
-    real = UnpairedBatches(data.train_A.images, data.train_B.images, opt.batch_size, opt.seed,
-                           opt.flip, device=model.device).batch(0)  # fmt: skip
+    real = UnpairedBatches(
+        data.train_A.images,
+        data.train_B.images,
+        opt.batch_size,
+        opt.seed,
+        opt.flip,
+        device=model.device,
+    ).batch(0)
     for optimizer in (model.optimizer_G, model.optimizer_D):
         optimizer.param_groups[0]["capturable"] = True
     model.set_input(*real)
@@ -179,17 +204,24 @@ def check_graphs(data: Data) -> dict:
         step()
     times["graph"] = sorted(seconds(graph.replay, model.device) for _ in range(STEPS))
     finite = all(p.isfinite().all() for net in model.nets.values() for p in net.parameters())
-    return {"ok": bool(finite),
-            "step_ms": {name: 1000 * t[len(t) // 2] for name, t in times.items()}}  # fmt: skip
+    return {
+        "ok": bool(finite),
+        "step_ms": {name: 1000 * t[len(t) // 2] for name, t in times.items()},
+    }
 
 
 def in_ms(runs: list[dict], names: tuple[str, str]) -> dict[str, float]:
     return {name: 1000 * run["step_s"] for name, run in zip(names, runs, strict=True)}
 
 
-CHECKS = {"cpu": check_cpu, "bf16": check_bf16, "resume": check_resume,
-          "channels_last": check_channels_last, "compile": check_compile,
-          "graphs": check_graphs}  # fmt: skip
+CHECKS = {
+    "cpu": check_cpu,
+    "bf16": check_bf16,
+    "resume": check_resume,
+    "channels_last": check_channels_last,
+    "compile": check_compile,
+    "graphs": check_graphs,
+}
 ITEMS = (*CHECKS, *TIMINGS)
 
 
@@ -228,10 +260,16 @@ def bring_home(curve: Curve, state: Path, home: Path) -> None:
     }
     opt = curve.model.opt
     whole = state / "run.pth"
-    save_checkpoint(whole, {
-        "options": vars(opt), "epoch": 0, "batch": 0, "totals": {},
-        "model": {"nets": nets, "steps": curve.model.steps},
-    })  # fmt: skip
+    save_checkpoint(
+        whole,
+        {
+            "options": vars(opt),
+            "epoch": 0,
+            "batch": 0,
+            "totals": {},
+            "model": {"nets": nets, "steps": curve.model.steps},
+        },
+    )
     content = whole.read_bytes()
     for old in home.glob("run.pth.*"):
         old.unlink()
@@ -259,8 +297,12 @@ def main() -> None:
     started = now()
     parser = argparse.ArgumentParser(description="Check, time and train on one GPU.")
     add_options(parser)
-    parser.add_argument("--state", type=Path, required=True, help="folder outside the checkout "
-                        "that keeps everything")  # fmt: skip
+    parser.add_argument(
+        "--state",
+        type=Path,
+        required=True,
+        help="folder outside the checkout that keeps everything",
+    )
     parser.add_argument("--home", type=Path, required=True, help="folder for what is to be kept")
     parser.add_argument("--start", type=Path, help="an earlier --home, on a bare machine")
     parser.add_argument("--minutes", type=float, default=9, help="longest time for this call")
@@ -304,8 +346,9 @@ def main() -> None:
 
     if left() > RESERVE:  # for the warm start, which does not look at the clock
         tune_backends()
-        curve = Curve(options.state / "training", RECIPE, data, TestImages(data), options.seed,
-                      options.every)  # fmt: skip
+        curve = Curve(
+            options.state / "training", RECIPE, data, TestImages(data), options.seed, options.every
+        )
         if options.start and not curve.pairs:
             begin_from(curve, options.start, options.state)
         results.setdefault("training_began", before + now() - started)

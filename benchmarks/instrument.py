@@ -121,8 +121,10 @@ def drawn(count: int, image_size: int = 64) -> dict[str, Tensor]:
 
     found = {}
     for stream, domain in enumerate(("anime", "person")):
-        faces = [np.asarray(draw_face(factors, domain, image_size, texture_seed=3 * i + stream))
-                 for i, factors in enumerate(_factors(0, stream, count))]  # fmt: skip
+        faces = [
+            np.asarray(draw_face(factors, domain, image_size, texture_seed=3 * i + stream))
+            for i, factors in enumerate(_factors(0, stream, count))
+        ]
         found[domain] = to_float(torch.from_numpy(np.stack(faces)))
     return found
 
@@ -140,11 +142,18 @@ def main() -> None:
         from dataset import load_folder
 
         images = {
-            domain: to_float(torch.tensor(load_folder(
-                Path(folder), flag, opt.count, 64, "center", Path(opt.cache_dir), 2).images))
-            for domain, folder, flag in (("anime", opt.domain_A_path, "--domain_A_path"),
-                                         ("person", opt.domain_B_path, "--domain_B_path"))
-        }  # fmt: skip
+            domain: to_float(
+                torch.tensor(
+                    load_folder(
+                        Path(folder), flag, opt.count, 64, "center", Path(opt.cache_dir), 2
+                    ).images
+                )
+            )
+            for domain, folder, flag in (
+                ("anime", opt.domain_A_path, "--domain_A_path"),
+                ("person", opt.domain_B_path, "--domain_B_path"),
+            )
+        }
     else:
         images = drawn(min(opt.count, 400))
     net = load_features(Path(opt.fd_features))

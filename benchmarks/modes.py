@@ -53,17 +53,17 @@ ROWS = {
     "lsgan": "--gan_mode lsgan",
     "vanilla": "--gan_mode vanilla",
     "the author's: sagan generator, lambda 250": "--generator sagan --lambda_A 250 --lambda_B 250",
-    "the author's, no attention":
-        "--generator sagan --lambda_A 250 --lambda_B 250 --no-attention",
+    "the author's, no attention": "--generator sagan --lambda_A 250 --lambda_B 250 --no-attention",
     "sn loss, no spectral norm": "--no-spectral_norm",
-    "CycleGAN of 2017: lsgan, patch, no spectral norm":
-        "--gan_mode lsgan --discriminator patch --no-spectral_norm",
+    "CycleGAN of 2017: lsgan, patch, no spectral norm": (
+        "--gan_mode lsgan --discriminator patch --no-spectral_norm"
+    ),
     "unet generator": "--generator unet",
     "sagan generator": "--generator sagan",
     "lambda 250": "--lambda_A 250 --lambda_B 250",
     "no identity loss": "--lambda_idt 0",
     "dtn": "--model dtn --lambda_tid 15 --no-flip",
-}  # fmt: skip
+}
 AUTHOR = ("the author's: sagan generator, lambda 250", "the author's, no attention")
 MAIN = (*tuple(ROWS)[:7], "unet generator")  # rows that get every seed; the others get one
 FACES = (*MAIN, *AUTHOR, "no identity loss", "dtn")
@@ -84,11 +84,16 @@ class Data:
             demo = options.work / "data" / "demo"
             make_demo(demo)
             self.pairs = load_pairs(demo)
-            folders = [folder / style for folder in (demo, demo / "test")
-                       for style in ("anime", "person")]  # fmt: skip
+            folders = [
+                folder / style for folder in (demo, demo / "test") for style in ("anime", "person")
+            ]
         else:
-            folders = [options.domain_A_path, options.domain_B_path,
-                       options.test_A_path, options.test_B_path]  # fmt: skip
+            folders = [
+                options.domain_A_path,
+                options.domain_B_path,
+                options.test_A_path,
+                options.test_B_path,
+            ]
         flags = ("--domain_A_path", "--domain_B_path", "--test_A_path", "--test_B_path")
         counts = (options.images, options.images, options.test_images, options.test_images)
         loaded = [
@@ -135,8 +140,14 @@ def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
     if dtn:
         images = {"A": data.train_A.images, "B": data.train_B.images}
         model.fit(images, {domain: np.arange(len(images[domain])) for domain in "AB"})
-    batches = UnpairedBatches(data.train_A.images, data.train_B.images, opt.batch_size, seed,
-                              opt.flip, device=model.device)  # fmt: skip
+    batches = UnpairedBatches(
+        data.train_A.images,
+        data.train_B.images,
+        opt.batch_size,
+        seed,
+        opt.flip,
+        device=model.device,
+    )
     budgets: dict = {"steps": None, "seconds": None}
     spent = 0.0
     found: dict = {"flags": " ".join(flags), "parameters": model.count_parameters()}
@@ -153,8 +164,11 @@ def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
             if not new:
                 continue
             grids = options.work / "grids"
-            spend = {"steps": model.steps, "seconds": round(spent, 1),
-                     "updates_of_G": model.steps // opt.n_critic}  # fmt: skip
+            spend = {
+                "steps": model.steps,
+                "seconds": round(spent, 1),
+                "updates_of_G": model.steps // opt.n_critic,
+            }
             budgets |= dict.fromkeys(new, spend | measure(model, data, grids / f"{name}_{new[0]}"))
             if row == "sn (default)":  # the same training, seen without the average
                 averages = {net: model.nets.pop(net) for net in ("netG_A_ema", "netG_B_ema")}
@@ -174,10 +188,17 @@ def encoder(options: Namespace) -> Path:
     path = (options.work / "encoder.pth").resolve()
     flags = ["--demo"]
     if options.domain_A_path:
-        folders = {"domain_A_path": options.domain_A_path, "domain_B_path": options.domain_B_path,
-                   "attributes": options.attributes and options.attributes[0]}  # fmt: skip
-        flags = [part for key, value in folders.items() if value
-                 for part in (f"--{key}", str(value.resolve()))]  # fmt: skip
+        folders = {
+            "domain_A_path": options.domain_A_path,
+            "domain_B_path": options.domain_B_path,
+            "attributes": options.attributes and options.attributes[0],
+        }
+        flags = [
+            part
+            for key, value in folders.items()
+            if value
+            for part in (f"--{key}", str(value.resolve()))
+        ]
     if not path.exists():
         script = [sys.executable, str(ROOT / "pretrain_encoder.py"), "--output", str(path)]
         subprocess.run([*script, *flags], cwd=options.work, check=True)
@@ -200,8 +221,9 @@ def measure(model: TranslationModel, data: Data, grid: Path) -> dict:
         inputs, real = data.test[source], data.test[shows]
         fakes, recs = model.translate(inputs, direction)
         found[shows] = metrics.figures(inputs, fakes, recs, real, seed=0)
-        save_grid(grid.with_name(f"{grid.name}_{shows}.png"), torch.cat([inputs[:12], fakes[:12]]),
-                  12)  # fmt: skip
+        save_grid(
+            grid.with_name(f"{grid.name}_{shows}.png"), torch.cat([inputs[:12], fakes[:12]]), 12
+        )
         if data.demo:
             pixels = to_uint8(fakes).numpy()
             right, chance = hair_agreement(pixels, data.pairs[: len(pixels)], shows)
@@ -272,8 +294,9 @@ def table(runs: dict[str, dict], kind: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare all systems under equal budgets.")
-    parser.add_argument("--rows", nargs="+", choices=(*ROWS, "main", "faces", "all"),
-                        default=["all"], help="which")  # fmt: skip
+    parser.add_argument(
+        "--rows", nargs="+", choices=(*ROWS, "main", "faces", "all"), default=["all"], help="which"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="of the main rows; others get one")
     parser.add_argument("--steps", type=int, default=300, help="batches of 8 pairs for each run")
     parser.add_argument("--seconds", type=float, default=90, help="CPU seconds for each run")
@@ -281,9 +304,13 @@ def main() -> None:
     parser.add_argument("--domain_B_path", type=Path, help="persons")
     parser.add_argument("--test_A_path", type=Path, help="anime to measure on")
     parser.add_argument("--test_B_path", type=Path, help="persons to measure on")
-    parser.add_argument("--attributes", type=Path, nargs="+",
-                        help="tables of training and of test persons, see evaluate.py, that of "
-                        "training first: do men stay men?")  # fmt: skip
+    parser.add_argument(
+        "--attributes",
+        type=Path,
+        nargs="+",
+        help="tables of training and of test persons, see evaluate.py, that of "
+        "training first: do men stay men?",
+    )
     parser.add_argument("--images", type=int, default=15000, help="first N to train on")
     parser.add_argument("--test_images", type=int, default=500, help="first N to measure on")
     parser.add_argument("--work", type=Path, default=Path("out/modes"), help="where runs are kept")
@@ -305,15 +332,18 @@ def main() -> None:
             print(row, seed, found.get("broke", ""), flush=True)
     results = {
         "date": str(date.today()),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available()
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores",
         "data": "demo" if data.demo else f"{len(data.train_A.images)} + {len(data.train_B.images)}",
         "measured_on": {domain: len(images) for domain, images in data.test.items()},
         "budgets": {"steps": options.steps, "seconds": options.seconds},
-        "floor_swd": {domain: mean_swd(metrics.figures(x[::2], x[::2], None, x[1::2], 0))
-                      for domain, x in data.test.items()},
+        "floor_swd": {
+            domain: mean_swd(metrics.figures(x[::2], x[::2], None, x[1::2], 0))
+            for domain, x in data.test.items()
+        },
         "runs": runs,
-    }  # fmt: skip
+    }
     if options.json:
         with atomic_write(options.json) as file:
             file.write(json.dumps(results, indent=1).encode())

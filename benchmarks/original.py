@@ -64,11 +64,18 @@ def judge(net, inputs: Tensor, fakes: Tensor, real: Tensor) -> dict:
 def ours(opt: argparse.Namespace, net) -> dict:
     """A model's figures on faces of ours, all clipped as his are."""
     real = {
-        domain: to_float(torch.tensor(load_folder(
-            Path(folder), flag, opt.count, TILE, "center", Path(opt.cache_dir), 2).images))
-        for domain, folder, flag in (("anime", opt.domain_A_path, "--domain_A_path"),
-                                     ("person", opt.domain_B_path, "--domain_B_path"))
-    }  # fmt: skip
+        domain: to_float(
+            torch.tensor(
+                load_folder(
+                    Path(folder), flag, opt.count, TILE, "center", Path(opt.cache_dir), 2
+                ).images
+            )
+        )
+        for domain, folder, flag in (
+            ("anime", opt.domain_A_path, "--domain_A_path"),
+            ("person", opt.domain_B_path, "--domain_B_path"),
+        )
+    }
     model, _ = load_generators(Path(opt.ckpt), [], 50)
     found = {}
     for direction, (source, target) in DIRECTIONS.items():
@@ -90,27 +97,36 @@ def main() -> None:
     folder, net = Path(opt.folder), load_features()
     if not (folder / "anime_test.webp").is_file():
         sys.exit(f"--folder {folder}: his sheets are not here; nothing measured")
-    sheets = {name: tiles(folder / f"{name}.webp", opt.count)
-              for name in ("anime_real", "anime_test", "person_real", "person_test")}  # fmt: skip
-    results = {"original": {
-        direction: judge(net, sheets[f"{source}_real"], sheets[f"{target}_test"],
-                         sheets[f"{target}_real"])
-        for direction, (source, target) in DIRECTIONS.items()
-    }}  # fmt: skip
+    sheets = {
+        name: tiles(folder / f"{name}.webp", opt.count)
+        for name in ("anime_real", "anime_test", "person_real", "person_test")
+    }
+    results = {
+        "original": {
+            direction: judge(
+                net, sheets[f"{source}_real"], sheets[f"{target}_test"], sheets[f"{target}_real"]
+            )
+            for direction, (source, target) in DIRECTIONS.items()
+        }
+    }
     if opt.ckpt:
         results["ours, clipped alike"] = ours(opt, net)
-    print("| | direction | N | FD (floor; over it) | untranslated | recoloured | KD | precision | "
-          "coverage | own input found, top-5 | near duplicates | detail kept |")  # fmt: skip
+    print(
+        "| | direction | N | FD (floor; over it) | untranslated | recoloured | KD | precision | "
+        "coverage | own input found, top-5 | near duplicates | detail kept |"
+    )
     print("| --- " * 12 + "|")
     for who, directions in results.items():
         for direction, f in directions.items():
-            print(f"| {who} | {direction} | {f['N']} | {f['fd']:.1f} ({f['floor']['fd']:.1f}; "
-                  f"{f['fd'] / f['floor']['fd']:.1f}) | {f['baselines']['untranslated']['fd']:.1f} "
-                  f"| {f['baselines']['recoloured']['fd']:.1f} | {f['kd']:.0f} "
-                  f"| {f['precision']:.2f} | {f['coverage']:.2f} "
-                  f"| {f['retrieval_colour']['top5']:.1%} "
-                  f"| {f['diversity']['near_duplicates']:.1%} "
-                  f"| {f['detail']['kept']:.2f} ({f['detail']['shuffled']:.2f}) |")  # fmt: skip
+            print(
+                f"| {who} | {direction} | {f['N']} | {f['fd']:.1f} ({f['floor']['fd']:.1f}; "
+                f"{f['fd'] / f['floor']['fd']:.1f}) | {f['baselines']['untranslated']['fd']:.1f} "
+                f"| {f['baselines']['recoloured']['fd']:.1f} | {f['kd']:.0f} "
+                f"| {f['precision']:.2f} | {f['coverage']:.2f} "
+                f"| {f['retrieval_colour']['top5']:.1%} "
+                f"| {f['diversity']['near_duplicates']:.1%} "
+                f"| {f['detail']['kept']:.2f} ({f['detail']['shuffled']:.2f}) |"
+            )
             if f["verdict"]:
                 print(f"  {who}, {direction}: {f['verdict']}")
     if opt.json:

@@ -27,8 +27,9 @@ from train import tune_backends
 from translation_model import NonFiniteLoss
 
 # The first row; a value given once more overrides the one before.
-DEFAULT = ("--generator resnet8 --ngf 32 --ndf 48 --batch_size 4 --lr_G 2e-4 --warm_steps 2500 "
-           "--shift 4")  # fmt: skip
+DEFAULT = (
+    "--generator resnet8 --ngf 32 --ndf 48 --batch_size 4 --lr_G 2e-4 --warm_steps 2500 --shift 4"
+)
 ROWS = {
     "default": "",
     "no warm start": "--warm_steps 0",
@@ -69,8 +70,11 @@ def table(runs: dict[str, dict], bounds: dict, minutes: float) -> str:
     lines = [HEAD]
     for name, found in runs.items():
         point = at(found["points"], minutes)
-        lines.append(row(name, point) if point else
-                     f"| {name} | {found.get('broke', 'not measured at that time')} |" + " |" * 6)
+        lines.append(
+            row(name, point)
+            if point
+            else f"| {name} | {found.get('broke', 'not measured at that time')} |" + " |" * 6
+        )
     return "\n".join([*lines, *(row(name, found) for name, found in bounds.items())])
 
 
@@ -87,8 +91,13 @@ def main() -> None:
     runs = {name: run(name, data, test, options) for name in options.rows}
     bounds = test.bounds()
     if options.json:
-        results = {**describe(options, data), "minutes": options.minutes, "N": test.n,
-                   "bounds": bounds, "runs": runs}  # fmt: skip
+        results = {
+            **describe(options, data),
+            "minutes": options.minutes,
+            "N": test.n,
+            "bounds": bounds,
+            "runs": runs,
+        }
         with atomic_write(options.json) as file:
             file.write(json.dumps(results, indent=1).encode())
     print(f"\nAfter {options.minutes:g} minutes, {test.n} + {test.n} test images:\n")

@@ -70,16 +70,28 @@ def run_case(case: dict, flags: list[str], work: Path, steps: int) -> dict:
     """Train some steps of one case, as one of its processes."""
     tune_backends()
     size = case["image_size"]
-    opt, _ = train_options([*flags, "--image_size", str(size),
-                            "--batch_size", str(case["batch_size"])])  # fmt: skip
+    opt, _ = train_options(
+        [*flags, "--image_size", str(size), "--batch_size", str(case["batch_size"])]
+    )
     opt.gpu_ids = distributed.start(opt.gpu_ids, opt.batch_size)
     started = time.perf_counter()
-    images = np.memmap(work / f"images_{size}_{case['images']}.u8", np.uint8, "r",
-                       shape=(case["images"], size, size, 3))  # fmt: skip
+    images = np.memmap(
+        work / f"images_{size}_{case['images']}.u8",
+        np.uint8,
+        "r",
+        shape=(case["images"], size, size, 3),
+    )
     model = CycleGANModel(opt)
-    batches = UnpairedBatches(images, images, opt.batch_size, opt.seed, opt.flip,
-                              device=model.device, rank=distributed.rank(),
-                              world_size=distributed.world_size())  # fmt: skip
+    batches = UnpairedBatches(
+        images,
+        images,
+        opt.batch_size,
+        opt.seed,
+        opt.flip,
+        device=model.device,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
 
     def step() -> None:
         model.set_input(*batches.batch(model.steps))
@@ -90,15 +102,26 @@ def run_case(case: dict, flags: list[str], work: Path, steps: int) -> dict:
     first = time.perf_counter() - started
     taken = statistics.median(seconds(step, model.device) for _ in range(steps))
     distributed.stop()
-    return {"pairs_per_s": opt.batch_size / taken, "first_step_s": first,
-            "peak_memory_mb": peak_memory_mb(model.device)}  # fmt: skip
+    return {
+        "pairs_per_s": opt.batch_size / taken,
+        "first_step_s": first,
+        "peak_memory_mb": peak_memory_mb(model.device),
+    }
 
 
 def measure(case: dict, flags: list[str], work: Path, steps: int) -> dict:
     """One case in processes of its own; memory is that of one of them."""
     draw(work, case["image_size"], case["images"])
-    script = [str(Path(__file__).resolve()), "--case", json.dumps(case), "--work", str(work),
-              "--steps", str(steps), *flags]  # fmt: skip
+    script = [
+        str(Path(__file__).resolve()),
+        "--case",
+        json.dumps(case),
+        "--work",
+        str(work),
+        "--steps",
+        str(steps),
+        *flags,
+    ]
     n = case["processes"]
     torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={n}"] if n > 1 else []
     done = subprocess.run([sys.executable, *torchrun, *script], capture_output=True, text=True)
@@ -108,16 +131,20 @@ def measure(case: dict, flags: list[str], work: Path, steps: int) -> dict:
 
 
 def table(found: dict[str, dict]) -> str:
-    lines = ["| | pairs/s | over the first | first step | peak memory, MiB |",
-             "| --- | --- | --- | --- | --- |"]  # fmt: skip
+    lines = [
+        "| | pairs/s | over the first | first step | peak memory, MiB |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     base = next(iter(found.values())).get("pairs_per_s")
     for name, one in found.items():
         if "failed" in one:
             lines.append(f"| {name} | failed: {one['failed']} | | | |")
         else:
             share = f"{one['pairs_per_s'] / base:.2f}" if base else ""
-            lines.append(f"| {name} | {one['pairs_per_s']:.2f} | {share} | "
-                         f"{one['first_step_s']:.1f} s | {one['peak_memory_mb']} |")  # fmt: skip
+            lines.append(
+                f"| {name} | {one['pairs_per_s']:.2f} | {share} | "
+                f"{one['first_step_s']:.1f} s | {one['peak_memory_mb']} |"
+            )
     return "\n".join(lines)
 
 
@@ -147,12 +174,26 @@ def main() -> None:
                 file.write(json.dumps(found, indent=1).encode())
     measured = {name_of(case): found[name_of(case)] for case in cases(options.grow)}
     if options.json:
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else (
-            f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+        device = (
+            torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else (
+                f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+            )
+        )
         with atomic_write(options.json) as file:
-            file.write(json.dumps({"date": str(date.today()), "device": device, "flags": flags,
-                                   "torch": torch.__version__, "cases": measured},
-                                  indent=1).encode())  # fmt: skip
+            file.write(
+                json.dumps(
+                    {
+                        "date": str(date.today()),
+                        "device": device,
+                        "flags": flags,
+                        "torch": torch.__version__,
+                        "cases": measured,
+                    },
+                    indent=1,
+                ).encode()
+            )
     print(table(measured))
 
 

@@ -213,8 +213,9 @@ def measure_loader(opt: Namespace, rounds: int, pairs_per_s: float | None) -> di
     """Our batches against Pillow and DataLoader, without any training."""
     with tempfile.TemporaryDirectory() as root:
         folder = draw_folder(Path(root, "faces"), 1024)
-        cached = load_folder(folder, "--domain_A_path", 1024, opt.image_size, "center",
-                             Path(root, "cache"), 0).images  # fmt: skip
+        cached = load_folder(
+            folder, "--domain_A_path", 1024, opt.image_size, "center", Path(root, "cache"), 0
+        ).images
         device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
         ours = UnpairedBatches(cached, cached, opt.batch_size, 0, device=device)
         pillow = DataLoader(PillowImages(folder, opt.image_size), opt.batch_size, shuffle=True)
@@ -257,8 +258,12 @@ def measure_start(opt: Namespace, images: int) -> dict:
             subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
             taken.append(time.perf_counter() - started)
         size = sum(path.stat().st_size for path in Path(root, "data/cache").glob("*.u8"))
-    return {"images_per_domain": images, "first_time_s": taken[0], "cache_mb": size / 1e6,
-            "cached_s": statistics.median(taken[1:])}  # fmt: skip
+    return {
+        "images_per_domain": images,
+        "first_time_s": taken[0],
+        "cache_mb": size / 1e6,
+        "cached_s": statistics.median(taken[1:]),
+    }
 
 
 def measure_nets(flags: list[str], rounds: int) -> dict:
@@ -297,17 +302,27 @@ def main() -> None:
     tune_backends()  # for both forms, as the well-known code does
     opt, _ = train_options([*train_flags, "--batch_size", options.batch_size])
 
-    device = torch.cuda.get_device_name(opt.gpu_ids[0]) if opt.gpu_ids else (
-        f"CPU, {torch.get_num_threads()} threads, "
-        + ("AMX" if torch.cpu._is_amx_tile_supported() else torch.backends.cpu.get_cpu_capability())
-    )  # fmt: skip
+    device = (
+        torch.cuda.get_device_name(opt.gpu_ids[0])
+        if opt.gpu_ids
+        else (
+            f"CPU, {torch.get_num_threads()} threads, "
+            + (
+                "AMX"
+                if torch.cpu._is_amx_tile_supported()
+                else torch.backends.cpu.get_cpu_capability()
+            )
+        )
+    )
     results = {
         "date": str(date.today()),
         "device": device,
         "torch": torch.__version__,
-        "options": {k: getattr(opt, k) for k in ("generator", "ngf", "n_blocks", "image_size",
-                                                 "batch_size", "amp", "compile")},
-    }  # fmt: skip
+        "options": {
+            k: getattr(opt, k)
+            for k in ("generator", "ngf", "n_blocks", "image_size", "batch_size", "amp", "compile")
+        },
+    }
     print(json.dumps(results))
     if "step" in options.parts:
         results["step"] = measure_step(opt, options.rounds)
@@ -334,16 +349,23 @@ def table(results: dict) -> str:
     if step := results.get("step"):
         rates = step["pairs_per_s"]
         rows += [
-            ("fast over plain", f"{rates['fast']:.2f} / {rates['plain']:.2f} pairs/s = "
-             f"**{step['ratio']:.2f}x**"),
-            ("work", f"{step['gflop_per_pair']:.1f} GFLOP per pair, "
-             f"{step['fast_gflop_per_s']:.0f} GFLOP/s reached"),
-            ("share of the machine's own peak",
-             f"{step['share_of_conv_peak']:.0%} of the residual convolution "
-             f"({step['peak_gflop_per_s']['conv']:.0f} GFLOP/s), "
-             f"{step['share_of_matmul_peak']:.0%} of a matrix product"),
+            (
+                "fast over plain",
+                f"{rates['fast']:.2f} / {rates['plain']:.2f} pairs/s = **{step['ratio']:.2f}x**",
+            ),
+            (
+                "work",
+                f"{step['gflop_per_pair']:.1f} GFLOP per pair, "
+                f"{step['fast_gflop_per_s']:.0f} GFLOP/s reached",
+            ),
+            (
+                "share of the machine's own peak",
+                f"{step['share_of_conv_peak']:.0%} of the residual convolution "
+                f"({step['peak_gflop_per_s']['conv']:.0f} GFLOP/s), "
+                f"{step['share_of_matmul_peak']:.0%} of a matrix product",
+            ),
             ("peak memory", f"{step['peak_memory_mb']} MiB"),
-        ]  # fmt: skip
+        ]
     if loader := results.get("loader"):
         rates = loader["images_per_s"]
         text = f"{rates['ours']:,.0f} images/s; Pillow with DataLoader {rates['pillow']:,.0f}"
@@ -351,10 +373,14 @@ def table(results: dict) -> str:
             text += f"; {loader['over_what_the_step_eats']:,.0f}x what the step eats"
         rows.append(("loader alone", text))
     if start := results.get("start"):
-        rows.append((f"{start['images_per_domain']:,} + {start['images_per_domain']:,} images",
-                     f"first batch {start['cached_s']:.1f} s after the command, "
-                     f"{start['first_time_s']:.0f} s the first time; cache {start['cache_mb']:.0f} "
-                     "MB, shared by all processes"))  # fmt: skip
+        rows.append(
+            (
+                f"{start['images_per_domain']:,} + {start['images_per_domain']:,} images",
+                f"first batch {start['cached_s']:.1f} s after the command, "
+                f"{start['first_time_s']:.0f} s the first time; cache {start['cache_mb']:.0f} "
+                "MB, shared by all processes",
+            )
+        )
     if nets := results.get("nets"):
         rows += [(flags, f"{ms:.1f} ms per image") for flags, ms in nets["ms_per_image"].items()]
     head = f"| {results['device']}, {results['date']} | |\n| --- | --- |\n"

@@ -29,9 +29,11 @@ from train import tune_backends
 from translation_model import NonFiniteLoss
 
 # Zhu et al. 2017 (CycleGAN), section 4 and appendix 7, as its well-known code trains it.
-REFERENCE = ("--generator resnet --ngf 64 --n_blocks 6 --gan_mode lsgan --discriminator patch "
-             "--ndf 64 --no-spectral_norm --batch_size 1 --lr_G 2e-4 --lr_D 2e-4 --beta1 0.5 "
-             "--beta2 0.999 --ema 0 --amp off --warm_steps 0 --shift 0")  # fmt: skip
+REFERENCE = (
+    "--generator resnet --ngf 64 --n_blocks 6 --gan_mode lsgan --discriminator patch "
+    "--ndf 64 --no-spectral_norm --batch_size 1 --lr_G 2e-4 --lr_D 2e-4 --beta1 0.5 "
+    "--beta2 0.999 --ema 0 --amp off --warm_steps 0 --shift 0"
+)
 RUNS = {"reference": REFERENCE, "ours": DEFAULT}
 DEMO = "--ngf 16 --ndf 16 --n_blocks 4"  # for both, on drawn faces
 DOMAINS = ("anime", "person")
@@ -68,17 +70,33 @@ def ratios(reference: list[dict], ours: list[dict]) -> dict[str, dict]:
     for domain in DOMAINS:
         wanted = level(reference, domain)
         then, now = (minutes_to(points, domain, wanted) for points in (reference, ours))
-        found[domain] = {"fd": wanted, "reference_minutes": then, "our_minutes": now,
-                         "ratio": now and then / now,
-                         "at_least": bool(now) and now == ours[0]["minutes"]}  # fmt: skip
+        found[domain] = {
+            "fd": wanted,
+            "reference_minutes": then,
+            "our_minutes": now,
+            "ratio": now and then / now,
+            "at_least": bool(now) and now == ours[0]["minutes"],
+        }
     return found
 
 
-def train(name: str, flags: str, data: Data, test: TestImages, options: argparse.Namespace,
-          wanted: dict[str, float]) -> dict:  # fmt: skip
+def train(
+    name: str,
+    flags: str,
+    data: Data,
+    test: TestImages,
+    options: argparse.Namespace,
+    wanted: dict[str, float],
+) -> dict:
     """A run up to the time asked for, or until it has an FD as small as wanted in each domain."""
-    curve = Curve(options.work / f"{slug(name)}-{options.seed}", flags, data, test,
-                  options.seed, options.every)  # fmt: skip
+    curve = Curve(
+        options.work / f"{slug(name)}-{options.seed}",
+        flags,
+        data,
+        test,
+        options.seed,
+        options.every,
+    )
     found = {"flags": flags, "points": curve.points}
     try:
         for point in curve.run():
@@ -99,12 +117,15 @@ COLOURS = {"reference": "#c2410c", "ours": "#1d4ed8"}
 
 def plot(runs: dict[str, list[dict]], bounds: dict) -> str:
     """FD over minutes as SVG: a panel for each domain, FD on a logarithmic scale."""
-    panels = "".join(_panel(domain, runs, bounds, i * (WIDTH + 20))
-                     for i, domain in enumerate(DOMAINS))  # fmt: skip
+    panels = "".join(
+        _panel(domain, runs, bounds, i * (WIDTH + 20)) for i, domain in enumerate(DOMAINS)
+    )
     width = 2 * WIDTH + 20
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" '
-            f'font-family="sans-serif" font-size="11"><rect width="{width}" height="{HEIGHT}" '
-            f'fill="white"/>{panels}</svg>\n')  # fmt: skip
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" '
+        f'font-family="sans-serif" font-size="11"><rect width="{width}" height="{HEIGHT}" '
+        f'fill="white"/>{panels}</svg>\n'
+    )
 
 
 def _panel(domain: str, runs: dict[str, list[dict]], bounds: dict, left: int) -> str:
@@ -120,26 +141,35 @@ def _panel(domain: str, runs: dict[str, list[dict]], bounds: dict, left: int) ->
         share = (math.log10(max(fd, 1e-3)) - low) / (high - low)
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<text x="{left + LEFT}" y="18" font-size="13">FD of {domain} outputs</text>',
-             f'<path d="M{left + LEFT},{TOP}V{HEIGHT - BOTTOM}H{left + WIDTH - 10}" fill="none" '
-             'stroke="black"/>']  # fmt: skip
+    parts = [
+        f'<text x="{left + LEFT}" y="18" font-size="13">FD of {domain} outputs</text>',
+        f'<path d="M{left + LEFT},{TOP}V{HEIGHT - BOTTOM}H{left + WIDTH - 10}" fill="none" '
+        'stroke="black"/>',
+    ]
     ticks = [d * 10**e for e in range(-3, 6) for d in (1, 2, 5)]
     for fd in (t for t in ticks if low <= math.log10(t) <= high):
-        parts.append(f'<text x="{left + LEFT - 5}" y="{y(fd) + 4:.1f}" text-anchor="end">{fd:g}'
-                     "</text>")  # fmt: skip
+        parts.append(
+            f'<text x="{left + LEFT - 5}" y="{y(fd) + 4:.1f}" text-anchor="end">{fd:g}</text>'
+        )
     for i in range(5):
-        parts.append(f'<text x="{x(longest * i / 4):.1f}" y="{HEIGHT - BOTTOM + 15}" '
-                     f'text-anchor="middle">{longest * i / 4:.3g}</text>')  # fmt: skip
+        parts.append(
+            f'<text x="{x(longest * i / 4):.1f}" y="{HEIGHT - BOTTOM + 15}" '
+            f'text-anchor="middle">{longest * i / 4:.3g}</text>'
+        )
     parts.append(f'<text x="{left + WIDTH / 2}" y="{HEIGHT - 8}">minutes of training</text>')
     for name, fd in levels.items():
-        parts.append(f'<path d="M{x(0):.1f},{y(fd):.1f}H{x(longest):.1f}" stroke="gray" '
-                     f'stroke-dasharray="4"/><text x="{x(longest):.1f}" y="{y(fd) - 4:.1f}" '
-                     f'text-anchor="end" fill="gray">{name}</text>')  # fmt: skip
+        parts.append(
+            f'<path d="M{x(0):.1f},{y(fd):.1f}H{x(longest):.1f}" stroke="gray" '
+            f'stroke-dasharray="4"/><text x="{x(longest):.1f}" y="{y(fd) - 4:.1f}" '
+            f'text-anchor="end" fill="gray">{name}</text>'
+        )
     for i, (name, points) in enumerate(runs.items()):
         line = " ".join(f"{x(p['minutes']):.1f},{y(p[domain]['fd']):.1f}" for p in points)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[name]}" '
-                     f'stroke-width="2"/><text x="{left + WIDTH - 80}" y="{TOP + 4 + 14 * i}" '
-                     f'fill="{COLOURS[name]}">{name}</text>')  # fmt: skip
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="{COLOURS[name]}" '
+            f'stroke-width="2"/><text x="{left + WIDTH - 80}" y="{TOP + 4 + 14 * i}" '
+            f'fill="{COLOURS[name]}">{name}</text>'
+        )
     return "".join(parts)
 
 
@@ -164,18 +194,37 @@ def main() -> None:
         with atomic_write(options.plot) as file:
             file.write(plot(curves, bounds).encode())
     if options.json:
-        results = {**describe(options, data), "N": test.n, "bounds": bounds,
-                   "ratios": found, "runs": runs}  # fmt: skip
+        results = {
+            **describe(options, data),
+            "N": test.n,
+            "bounds": bounds,
+            "ratios": found,
+            "runs": runs,
+        }
         with atomic_write(options.json) as file:
             file.write(json.dumps(results, indent=1).encode())
-    print("\n".join([HEAD, *(row(f"{name}, {points[-1]['minutes']:.1f} min", points[-1])
-                             for name, points in curves.items()),
-                     *(row(name, one) for name, one in bounds.items())]))  # fmt: skip
+    print(
+        "\n".join(
+            [
+                HEAD,
+                *(
+                    row(f"{name}, {points[-1]['minutes']:.1f} min", points[-1])
+                    for name, points in curves.items()
+                ),
+                *(row(name, one) for name, one in bounds.items()),
+            ]
+        )
+    )
     for domain, one in found.items():
         ours = one["our_minutes"]
-        print(f"{domain}: FD {one['fd']:.1f} after {one['reference_minutes']:.1f} minutes, ours "
-              + (f"after {ours:.1f}: {'at least ' if one['at_least'] else ''}"
-                 f"{one['ratio']:.1f}x" if ours else "never"))  # fmt: skip
+        print(
+            f"{domain}: FD {one['fd']:.1f} after {one['reference_minutes']:.1f} minutes, ours "
+            + (
+                f"after {ours:.1f}: {'at least ' if one['at_least'] else ''}{one['ratio']:.1f}x"
+                if ours
+                else "never"
+            )
+        )
 
 
 if __name__ == "__main__":

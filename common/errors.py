@@ -48,8 +48,11 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             print_nowhere()
-            print(f"error: {error.filename or 'standard output'}: cannot be written "
-                  f"({error.strerror}); free some space", file=sys.stderr)  # fmt: skip
+            print(
+                f"error: {error.filename or 'standard output'}: cannot be written "
+                f"({error.strerror}); free some space",
+                file=sys.stderr,
+            )
             sys.exit(2)
         except UserError as error:
             print(f"error: {one_line(str(error))}", file=sys.stderr)

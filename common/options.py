@@ -82,6 +82,6 @@ def run_name(text: str) -> str:
     bad = any(c in '/\\:*?"<>|' or not c.isprintable() for c in text)
     if bad or not text or text[0] in ".-":
         raise argparse.ArgumentTypeError(
-            f"{text!r}: must be a plain folder name (no / \\ : * ? \" < > |, no leading . or -)"
+            f'{text!r}: must be a plain folder name (no / \\ : * ? " < > |, no leading . or -)'
         )
     return text

@@ -18,8 +18,9 @@ def only(**choices: tuple[str, ...]) -> Rule:
     def rule(opt: Namespace) -> str | None:
         if any(getattr(opt, key) in values for key, values in choices.items()):
             return None
-        wanted = " or ".join(f"--{key} {value}" for key in choices for value in choices[key]
-                           if value)  # fmt: skip
+        wanted = " or ".join(
+            f"--{key} {value}" for key in choices for value in choices[key] if value
+        )
         have = " ".join(f"--{key} {getattr(opt, key)}" for key in choices)
         return f"is read only with {wanted}, and this is {have}; leave it out"
 

@@ -155,7 +155,7 @@ class Canvas:
 
     def spot(self, x: float, y: float, width: float, height: float) -> np.ndarray:
         """Soft round spot (H, W) on the front of the head, 1 in its middle."""
-        (x, y), = self.feature(x, y)
+        ((x, y),) = self.feature(x, y)
         return np.exp(-(((self.x - x) / width) ** 2) - ((self.y - y) / height) ** 2)
 
     def rim(self, cover: np.ndarray) -> np.ndarray:
@@ -189,12 +189,54 @@ def _hair_shapes(canvas: Canvas, length: str, fringe: str) -> tuple[np.ndarray, 
         "long": ((1.25, -0.12, 1.33, 0.35, 1.38, 0.8, 1.45, 1.4), (0.86, 0.3, 0.78, 0.7, 0.8, 1)),
     }[length]
     edge = {  # from the left temple over the forehead to the right temple
-        "none": (-0.86, -0.12, -0.74, -0.36, -0.38, -0.49, 0, -0.54, 0.38, -0.49, 0.74, -0.36,
-                 0.86, -0.12),
-        "straight": (-0.9, 0.02, -0.66, -0.2, -0.33, -0.17, 0, -0.2, 0.33, -0.17, 0.66, -0.2,
-                     0.9, 0.02),
-        "side": (-0.88, -0.14, -0.72, -0.42, -0.46, -0.58, -0.1, -0.44, 0.28, -0.28, 0.62, -0.14,
-                 0.88, 0.06),
+        "none": (
+            -0.86,
+            -0.12,
+            -0.74,
+            -0.36,
+            -0.38,
+            -0.49,
+            0,
+            -0.54,
+            0.38,
+            -0.49,
+            0.74,
+            -0.36,
+            0.86,
+            -0.12,
+        ),
+        "straight": (
+            -0.9,
+            0.02,
+            -0.66,
+            -0.2,
+            -0.33,
+            -0.17,
+            0,
+            -0.2,
+            0.33,
+            -0.17,
+            0.66,
+            -0.2,
+            0.9,
+            0.02,
+        ),
+        "side": (
+            -0.88,
+            -0.14,
+            -0.72,
+            -0.42,
+            -0.46,
+            -0.58,
+            -0.1,
+            -0.44,
+            0.28,
+            -0.28,
+            0.62,
+            -0.14,
+            0.88,
+            0.06,
+        ),
     }[fringe]
     outer = _smooth(_mirrored(0.2, -0.92, 0.66, -0.83, 1.02, -0.56, *sides), 12)
     edge, below = np.reshape(edge, (-1, 2)), np.reshape((*below, 1.6, 1.5), (-1, 2))
@@ -252,9 +294,12 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
     shade = 0.56 + 0.5 * np.clip(0.62 * side * across - 0.3 * down + 0.82 * facing, 0, 1)
     shade *= random.normal(1.05, 0.012, x.shape)
     for depth, *spot in (
-        (-0.13, -0.25, -0.06, 0.17, 0.11), (-0.13, 0.25, -0.06, 0.17, 0.11),  # eye sockets
-        (-0.12, -0.09 * np.sign(side), 0.16, 0.06, 0.22), (0.1, 0.02, 0.2, 0.05, 0.1),  # nose
-        (-0.2, 0, 0.335, 0.1, 0.035), (-0.12, 0, 0.61, 0.15, 0.04),  # under nose and lip
+        (-0.13, -0.25, -0.06, 0.17, 0.11),
+        (-0.13, 0.25, -0.06, 0.17, 0.11),  # eye sockets
+        (-0.12, -0.09 * np.sign(side), 0.16, 0.06, 0.22),
+        (0.1, 0.02, 0.2, 0.05, 0.1),  # nose
+        (-0.2, 0, 0.335, 0.1, 0.035),
+        (-0.12, 0, 0.61, 0.15, 0.04),  # under nose and lip
     ):
         shade += depth * canvas.spot(*spot)
     shade = np.clip(shade, 0.05, 1.3) * (0.72 + 0.28 * cover(window + (0, 0.08), blur=0.05))
@@ -263,8 +308,11 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
         paint(0.2 * canvas.spot(s * 0.3, 0.28, 0.14, 0.12), skin * (1, 0.62, 0.58))
         paint(0.5 * canvas.spot(s * 0.05, 0.33, 0.025, 0.02), skin * 0.3)
 
-    w, up, drop = {"neutral": (0.17, 0.5, 0), "smile": (0.24, 0.44, 0.035),
-                   "open": (0.18, 0.49, 0.11)}[factors.mouth]
+    w, up, drop = {
+        "neutral": (0.17, 0.5, 0),
+        "smile": (0.24, 0.44, 0.035),
+        "open": (0.18, 0.49, 0.11),
+    }[factors.mouth]
     lip = skin * 0.45 + np.float32((74, 28, 29))
     low = 0.09, 0.56 + drop, -0.09, 0.56 + drop
     lips = feature(-w, up, -0.05, 0.45, 0, 0.465, 0.05, 0.45, w, up, *low)
@@ -279,6 +327,7 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
         paint(cover(feature(*seam), line=0.025, blur=0.01) * 0.7, lip * 0.4)
 
     for s in (-1, 1):
+
         def eye(*numbers: float, s: int = s) -> np.ndarray:
             return feature(*numbers, side=s, at=0.25)
 
@@ -338,15 +387,36 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
 
     shine = np.clip((canvas.y / canvas.stretch + 0.05) * 2.6, 0, 1)[..., None]
     for s in (-1, 1):
+
         def eye(*numbers: float, s: int = s) -> np.ndarray:
             return feature(*numbers, side=s, at=0.28)
 
         paint(0.45 * canvas.spot(s * 0.35, 0.42, 0.1, 0.05), skin * (1, 0.62, 0.64))
-        ball = cover(_smooth(eye(-0.17, 0.14, -0.1, 0, 0.08, -0.02, 0.18, 0.09, 0.15, 0.29, 0.02,
-                                 0.355, -0.12, 0.31)))
+        ball = cover(
+            _smooth(
+                eye(
+                    -0.17,
+                    0.14,
+                    -0.1,
+                    0,
+                    0.08,
+                    -0.02,
+                    0.18,
+                    0.09,
+                    0.15,
+                    0.29,
+                    0.02,
+                    0.355,
+                    -0.12,
+                    0.31,
+                )
+            )
+        )
         paint(ball, white)
-        paint(ball * cover(eye(*_oval(0, 0.13, 0.125, 0.215).ravel())),
-              iris * (0.4 + 0.75 * shine) + 36 * shine)
+        paint(
+            ball * cover(eye(*_oval(0, 0.13, 0.125, 0.215).ravel())),
+            iris * (0.4 + 0.75 * shine) + 36 * shine,
+        )
         paint(ball * cover(eye(*_oval(0, 0.11, 0.055, 0.095).ravel())) * 0.85, iris * 0.2)
         for at, *glint in ((-0.05, 0.05, 0.055, 0.065), (0.055, 0.25, 0.03, 0.03)):
             paint(cover(canvas.surface(_oval(s * 0.28 + at, *glint))), white)

@@ -60,8 +60,13 @@ def make_demo(
     be written or holds pictures that this script did not draw.
     """
     folder = Path(folder)
-    settings = {"version": DRAWING_VERSION, "seed": seed, "count": count,
-                "test_count": test_count, "image_size": image_size}
+    settings = {
+        "version": DRAWING_VERSION,
+        "seed": seed,
+        "count": count,
+        "test_count": test_count,
+        "image_size": image_size,
+    }
     finished = folder / "demo.json"
 
     def is_finished() -> bool:

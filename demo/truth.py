@@ -36,8 +36,13 @@ from demo.drawing import (
 from demo.make import _oklab
 
 COLOURS = {"hair_colour": HAIR, "skin": SKIN, "background": BACKGROUND, "eye_colour": EYES}
-SHAPES = {"turn": ("left", "middle", "right"), "hair_length": HAIR_LENGTHS, "fringe": FRINGES,
-          "mouth": MOUTHS, "glasses": (False, True)}
+SHAPES = {
+    "turn": ("left", "middle", "right"),
+    "hair_length": HAIR_LENGTHS,
+    "fringe": FRINGES,
+    "mouth": MOUTHS,
+    "glasses": (False, True),
+}
 FACTORS = (*COLOURS, *SHAPES)
 THIRD = 2 / 3  # of the turn, -1..1
 SHUFFLES = 5  # the baseline averages over so many: rare values make a single one noisy
@@ -105,8 +110,10 @@ def _reference_colours(name: str, style: str) -> np.ndarray:
     for seed in range(5):
         face = sample_factors(generator)
         region = _colour_region(face, _draw(face, style, 64), name, style)
-        drawn = [_draw(_changed(face, name, value), style, 64, seed)[region]
-                 for value in range(len(COLOURS[name]))]
+        drawn = [
+            _draw(_changed(face, name, value), style, 64, seed)[region]
+            for value in range(len(COLOURS[name]))
+        ]
         medians.append(np.median(drawn, axis=1))
     return _oklab(np.median(medians, axis=0))
 
@@ -146,8 +153,10 @@ def _read(shown: np.ndarray, factors: Factors, style: str) -> np.ndarray:
         values.append(_read_colour(shown, region, name, style))
     for name, choices in SHAPES.items():
         own = _value(factors, name)
-        drawings = [drawn if value == own else _draw(_changed(factors, name, value), style, size)
-                    for value in range(len(choices))]
+        drawings = [
+            drawn if value == own else _draw(_changed(factors, name, value), style, size)
+            for value in range(len(choices))
+        ]
         values.append(_read_shape(smoothed, np.stack(drawings)))
     return np.stack(values)
 
@@ -181,16 +190,19 @@ def factor_agreement(
     numbers and images that are not square. Some 50 images are needed to mean much.
     """
     _check(images, factors, style)
-    read = np.stack([
-        _read(_gallery(images, i, one, style), one, style) for i, one in enumerate(factors)
-    ])  # (N, FACTORS, K)
+    read = np.stack(
+        [_read(_gallery(images, i, one, style), one, style) for i, one in enumerate(factors)]
+    )  # (N, FACTORS, K)
     result = {}
     for column, name in enumerate(FACTORS):
         true = np.array([_value(one, name) for one in factors])
         right = read[:, column] == true[:, None]
         shares = np.mean([right[true == value].mean(axis=0) for value in np.unique(true)], axis=0)
-        result[name] = {"agreement": float(shares[0]), "shuffled": float(shares[2:].mean()),
-                        "oracle": float(shares[1])}
+        result[name] = {
+            "agreement": float(shares[0]),
+            "shuffled": float(shares[2:].mean()),
+            "oracle": float(shares[1]),
+        }
     return result
 
 
@@ -202,19 +214,31 @@ def pixel_error(images: np.ndarray, factors: Sequence[Factors], style: str) -> d
     ValueError as `factor_agreement` does.
     """
     _check(images, factors, style)
-    errors = np.mean([
-        np.abs(np.int16(_gallery(images, i, one, style)) - _draw(one, style, images.shape[1]))
-        .mean(axis=(1, 2, 3))
-        for i, one in enumerate(factors)
-    ], axis=0) / 255  # (K,)
-    return {"error": float(errors[0]), "shuffled": float(errors[2:].mean()),
-            "oracle": float(errors[1])}
+    errors = (
+        np.mean(
+            [
+                np.abs(
+                    np.int16(_gallery(images, i, one, style)) - _draw(one, style, images.shape[1])
+                ).mean(axis=(1, 2, 3))
+                for i, one in enumerate(factors)
+            ],
+            axis=0,
+        )
+        / 255
+    )  # (K,)
+    return {
+        "error": float(errors[0]),
+        "shuffled": float(errors[2:].mean()),
+        "oracle": float(errors[1]),
+    }
 
 
 def truth_table(images: np.ndarray, factors: Sequence[Factors], style: str) -> str:
     """Write both measures of images (N, H, H, 3) uint8 in a style as one Markdown table."""
-    rows = [(name.replace("_", " "), *shares.values())
-            for name, shares in factor_agreement(images, factors, style).items()]
+    rows = [
+        (name.replace("_", " "), *shares.values())
+        for name, shares in factor_agreement(images, factors, style).items()
+    ]
     rows.append(("pixel error (lower is better)", *pixel_error(images, factors, style).values()))
     lines = [f"| {style}: factor | agreement | shuffled | oracle |", "| --- | --- | --- | --- |"]
     return "\n".join(lines + ["| {} | {:.2f} | {:.2f} | {:.2f} |".format(*row) for row in rows])

@@ -41,8 +41,13 @@ def layers_of(net: nn.Module, image_size: int) -> list[tuple[str, int, int]]:
             kind = f"conv {k}x{k}" + (f" {'up' if up else 'down'}" if step > 1 else "")
         found.append((kind, output.shape[1], output.shape[2]))
 
-    inside = {child for module in net.modules() if isinstance(module, LAYERS)
-              for child in module.modules() if child is not module}  # fmt: skip
+    inside = {
+        child
+        for module in net.modules()
+        if isinstance(module, LAYERS)
+        for child in module.modules()
+        if child is not module
+    }
     for module in net.modules():
         if isinstance(module, LAYERS) and module not in inside:
             module.register_forward_hook(note)
@@ -60,19 +65,24 @@ def layers_of(net: nn.Module, image_size: int) -> list[tuple[str, int, int]]:
 
 def box(x: float, y: float, w: float, h: float, colour: str, *lines: str) -> str:
     """A rectangle with lines of text in its middle."""
-    parts = [f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="6" '
-             f'fill="{COLOURS[colour]}" stroke="{QUIET}"/>']  # fmt: skip
+    parts = [
+        f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="6" '
+        f'fill="{COLOURS[colour]}" stroke="{QUIET}"/>'
+    ]
     for number, line in enumerate(lines):
         middle = y + h / 2 + 16 * (number - (len(lines) - 1) / 2) + 5
         parts.append(text(x + w / 2, middle, line, "middle", quiet=number > 0))
     return "\n".join(parts)
 
 
-def text(x: float, y: float, words: str, anchor: str = "start", size: int = 13,
-         quiet: bool = False) -> str:  # fmt: skip
+def text(
+    x: float, y: float, words: str, anchor: str = "start", size: int = 13, quiet: bool = False
+) -> str:
     colour = QUIET if quiet else INK
-    return (f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" '
-            f'fill="{colour}">{words}</text>')  # fmt: skip
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" '
+        f'fill="{colour}">{words}</text>'
+    )
 
 
 def arrow(path: str, dashed: bool = False) -> str:
@@ -98,8 +108,15 @@ def cycle(y: float, names: tuple[str, str, str], nets: tuple[str, str, str]) -> 
     parts.append(text(xs[2] + 132, row + 133, "adversarial loss: real or made?", quiet=True))
     x0, x1 = xs[0] + 60, xs[4] + 60
     parts.append(arrow(f"M{x0} {row - 2}V{row - 28}H{x1}V{row - 4}", dashed=True))
-    parts.append(text((x0 + x1) / 2, row - 35, "cycle loss: what comes back is what went in",
-                      "middle", quiet=True))  # fmt: skip
+    parts.append(
+        text(
+            (x0 + x1) / 2,
+            row - 35,
+            "cycle loss: what comes back is what went in",
+            "middle",
+            quiet=True,
+        )
+    )
     return parts
 
 
@@ -112,8 +129,10 @@ def stack(y: float, title: str, layers: list[tuple[str, int, int]], colour: str)
         middle = x + step / 2
         fill = COLOURS["attention" if kind == "self-attention" else colour]
         wide = 34 if "blocks" in kind else 18
-        parts.append(f'<rect x="{middle - wide / 2:g}" y="{base - height:g}" width="{wide}" '
-                     f'height="{height:g}" rx="3" fill="{fill}" stroke="{QUIET}"/>')  # fmt: skip
+        parts.append(
+            f'<rect x="{middle - wide / 2:g}" y="{base - height:g}" width="{wide}" '
+            f'height="{height:g}" rx="3" fill="{fill}" stroke="{QUIET}"/>'
+        )
         first, _, rest = kind.partition(" ")
         parts.append(text(middle, base + 18, first, "middle", 12))
         parts.append(text(middle, base + 33, rest, "middle", 12) if rest else "")
@@ -130,17 +149,33 @@ def draw() -> str:
     norm = ", spectral norm on every layer" if opt.spectral_norm else ""
     parts = [text(30, 34, "CycleGAN: two generators, two discriminators", size=18)]
     to_anime, to_person = "netG_B|person to anime", "netG_A|anime to person"
-    parts += cycle(40, ("person|real_B", "anime|fake_A", "person|rec_B"),
-                   (to_anime, to_person, "netD_A|judges anime"))  # fmt: skip
-    parts += cycle(270, ("anime|real_A", "person|fake_B", "anime|rec_A"),
-                   (to_person, to_anime, "netD_B|judges persons"))  # fmt: skip
-    words = ("Identity loss: netG_B leaves anime, and netG_A persons, as they are. Sizes below: "
-             "channels x height x width of what a layer gives.")  # fmt: skip
+    parts += cycle(
+        40,
+        ("person|real_B", "anime|fake_A", "person|rec_B"),
+        (to_anime, to_person, "netD_A|judges anime"),
+    )
+    parts += cycle(
+        270,
+        ("anime|real_A", "person|fake_B", "anime|rec_A"),
+        (to_person, to_anime, "netD_B|judges persons"),
+    )
+    words = (
+        "Identity loss: netG_B leaves anime, and netG_A persons, as they are. Sizes below: "
+        "channels x height x width of what a layer gives."
+    )
     parts.append(text(30, 520, words, quiet=True))
-    parts += stack(570, f"Generator ({opt.generator}): instance norm and ReLU in between, tanh at "
-                   "the end", generator, "net")  # fmt: skip
-    parts += stack(790, f"Discriminator ({opt.discriminator}): leaky ReLU in between{norm}",
-                   discriminator, "judge")  # fmt: skip
+    parts += stack(
+        570,
+        f"Generator ({opt.generator}): instance norm and ReLU in between, tanh at the end",
+        generator,
+        "net",
+    )
+    parts += stack(
+        790,
+        f"Discriminator ({opt.discriminator}): leaky ReLU in between{norm}",
+        discriminator,
+        "judge",
+    )
     body = "\n".join(filter(None, parts))
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 980" width="{WIDTH}"
   height="980" font-family="system-ui, sans-serif" role="img"

@@ -8,9 +8,17 @@ from common.options import number
 
 MODELS = ("cyclegan", "dtn")
 CYCLEGAN_ONLY = (
-    "generator", "n_blocks", "lambda_A", "lambda_B", "lambda_idt", "lambda_gp", "clip_value",
-    "pool_size", "shift", "warm_steps",
-)  # fmt: skip
+    "generator",
+    "n_blocks",
+    "lambda_A",
+    "lambda_B",
+    "lambda_idt",
+    "lambda_gp",
+    "clip_value",
+    "pool_size",
+    "shift",
+    "warm_steps",
+)
 DTN_ONLY = ("f_encoder", "train_f", "direction", "lambda_const", "lambda_tid", "lambda_tv")
 GAN_MODES = ("vanilla", "sn", "lsgan")
 # What --demo changes beside arguments.DEMO_DEFAULTS: eight epochs, about seven minutes on a core.
@@ -29,27 +37,54 @@ DEMO_DEFAULTS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", choices=MODELS, default="cyclegan",
-                        help="cyclegan: both directions at once; dtn: one direction, through the "
-                        "features of an encoder that pretrain_encoder.py trains")
+    parser.add_argument(
+        "--model",
+        choices=MODELS,
+        default="cyclegan",
+        help="cyclegan: both directions at once; dtn: one direction, through the "
+        "features of an encoder that pretrain_encoder.py trains",
+    )
     dtn = parser.add_argument_group("--model dtn (loss weights: the paper's numbers for faces)")
-    dtn.add_argument("--f_encoder", default="data/encoder.pth",
-                     help="f: what pretrain_encoder.py wrote, or resnet18:FILE with torchvision's "
-                     "weights (also resnet34, 50, 101, 152)")
-    dtn.add_argument("--direction", choices=("AtoB", "BtoA"), default="BtoA",
-                     help="what is translated: BtoA persons to anime, AtoB anime to persons")
-    dtn.add_argument("--lambda_const", type=number(0), default=100.0,
-                     help="weight of L_CONST: f(G(x)) like f(x); the paper's alpha. Features are "
-                     "about 1 long and their squares averaged: an f with more numbers than 128 "
-                     "wants as many times more of it")
-    dtn.add_argument("--lambda_tid", type=number(0), default=1.0,
-                     help="weight of L_TID: G leaves images of the target domain alone; its beta")
-    dtn.add_argument("--lambda_tv", type=number(0), default=0.05,
-                     help="weight of L_TV, mean total variation of what G makes; its gamma, which "
-                     "the paper applies to the sum over pixels")
-    dtn.add_argument("--train_f", action=BooleanOptionalAction, default=False,
-                     help="train f along, as the original author did: L_CONST then shrinks f until "
-                     "it tells little apart; only for comparison")
+    dtn.add_argument(
+        "--f_encoder",
+        default="data/encoder.pth",
+        help="f: what pretrain_encoder.py wrote, or resnet18:FILE with torchvision's "
+        "weights (also resnet34, 50, 101, 152)",
+    )
+    dtn.add_argument(
+        "--direction",
+        choices=("AtoB", "BtoA"),
+        default="BtoA",
+        help="what is translated: BtoA persons to anime, AtoB anime to persons",
+    )
+    dtn.add_argument(
+        "--lambda_const",
+        type=number(0),
+        default=100.0,
+        help="weight of L_CONST: f(G(x)) like f(x); the paper's alpha. Features are "
+        "about 1 long and their squares averaged: an f with more numbers than 128 "
+        "wants as many times more of it",
+    )
+    dtn.add_argument(
+        "--lambda_tid",
+        type=number(0),
+        default=1.0,
+        help="weight of L_TID: G leaves images of the target domain alone; its beta",
+    )
+    dtn.add_argument(
+        "--lambda_tv",
+        type=number(0),
+        default=0.05,
+        help="weight of L_TV, mean total variation of what G makes; its gamma, which "
+        "the paper applies to the sum over pixels",
+    )
+    dtn.add_argument(
+        "--train_f",
+        action=BooleanOptionalAction,
+        default=False,
+        help="train f along, as the original author did: L_CONST then shrinks f until "
+        "it tells little apart; only for comparison",
+    )
 
 
 def foreign(model: str) -> tuple[str, ...]:

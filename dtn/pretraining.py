@@ -72,8 +72,10 @@ def main() -> None:
     for domain in DOMAINS:
         count, known = len(images[domain].images), int(labels[domain].known().sum())
         folder, out = getattr(opt, f"domain_{domain}_path"), int(held[domain].sum())
-        print(f"{folder}: {count} images, {known} with labels, {out} held out"
-              + (f" by {by}" if out else ""))  # fmt: skip
+        print(
+            f"{folder}: {count} images, {known} with labels, {out} held out"
+            + (f" by {by}" if out else "")
+        )
     refuse_unwritable(Path(opt.output))  # now, not after the training
 
     encoder, head = train(opt, images, labels, held, device)
@@ -93,21 +95,35 @@ def encoder_options() -> Namespace:
     parser = make_parser("Train the encoder f of --model dtn.")
     data = parser.add_argument_group("data")
     add_data_options(parser, data)
-    data.add_argument("--dataset_size", type=whole(2), default=50000,
-                      help="use the first N images of each domain, in sorted order")
-    data.add_argument("--image_size", type=whole(16), default=64,
-                      help="side of the square, pixels; that of train.py")
+    data.add_argument(
+        "--dataset_size",
+        type=whole(2),
+        default=50000,
+        help="use the first N images of each domain, in sorted order",
+    )
+    data.add_argument(
+        "--image_size",
+        type=whole(16),
+        default=64,
+        help="side of the square, pixels; that of train.py",
+    )
     data.add_argument("--crop", choices=CROPS, default="center", help="as in train.py")
-    data.add_argument("--attributes",
-                      help="CSV with a row per labelled person image: file, attributes as 0 "
-                      "or 1, perhaps identity, or split as train, valid, test")
+    data.add_argument(
+        "--attributes",
+        help="CSV with a row per labelled person image: file, attributes as 0 "
+        "or 1, perhaps identity, or split as train, valid, test",
+    )
     run = parser.add_argument_group("run")
     run.add_argument("--width", type=whole(1), default=32, help="channels of the first layer")
     run.add_argument("--dim", type=whole(2), default=128, help="numbers in f(x)")
     run.add_argument("--steps", type=whole(0), default=3000, help="optimiser steps")
     run.add_argument("--batch_size", type=whole(2), default=64, help="images of each domain")
-    run.add_argument("--lr", type=number(above=0), default=1e-3,
-                     help="Adam's first learning rate; from the middle on a line to 0")
+    run.add_argument(
+        "--lr",
+        type=number(above=0),
+        default=1e-3,
+        help="Adam's first learning rate; from the middle on a line to 0",
+    )
     run.add_argument("--seed", type=whole(0), default=0, help="of all chance")
     run.add_argument("--output", default="data/encoder.pth", help="file to write")
 
@@ -125,8 +141,15 @@ def encoder_options() -> Namespace:
 
 def load(opt: Namespace, domain: str) -> ImageArray:
     key = f"domain_{domain}_path"
-    return load_folder(Path(getattr(opt, key)), f"--{key}", opt.dataset_size, opt.image_size,
-                       opt.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
+    return load_folder(
+        Path(getattr(opt, key)),
+        f"--{key}",
+        opt.dataset_size,
+        opt.image_size,
+        opt.crop,
+        Path(opt.cache_dir),
+        opt.num_workers,
+    )
 
 
 def find_labels(opt: Namespace, images: dict[str, ImageArray]) -> dict[str, Labels]:
@@ -149,17 +172,23 @@ def find_labels(opt: Namespace, images: dict[str, ImageArray]) -> dict[str, Labe
     # Of persons alone: anime files often have the same numbers for names.
     values = torch.tensor([table.get(stem, unknown) for stem in stems["B"]])
     if values.isnan().all():
-        raise UserError(f"--attributes {opt.attributes}: has no row for any of the images; its "
-                        f"first is {next(iter(table), 'none')!r}")  # fmt: skip
+        raise UserError(
+            f"--attributes {opt.attributes}: has no row for any of the images; its "
+            f"first is {next(iter(table), 'none')!r}"
+        )
     enough = torch.minimum((values == 1).sum(dim=0), (values == 0).sum(dim=0)) >= FEWEST
     rare = [name for name, kept in zip(names, enough.tolist(), strict=True) if not kept]
     if rare:
-        print(f"{opt.attributes}: not learned, since fewer than {FEWEST} images have them, or have "
-              f"them not: {', '.join(rare)}")  # fmt: skip
+        print(
+            f"{opt.attributes}: not learned, since fewer than {FEWEST} images have them, or have "
+            f"them not: {', '.join(rare)}"
+        )
     if len(rare) == len(names):
-        raise UserError(f"--attributes {opt.attributes}: no attribute is 0 in {FEWEST} of the "
-                        f"images and 1 in {FEWEST}; label more, or leave it out to learn without "
-                        "labels")  # fmt: skip
+        raise UserError(
+            f"--attributes {opt.attributes}: no attribute is 0 in {FEWEST} of the "
+            f"images and 1 in {FEWEST}; label more, or leave it out to learn without "
+            "labels"
+        )
     names = [name for name in names if name not in rare]
     nothing = torch.full((len(stems["A"]), len(names)), torch.nan)
     return {"A": Labels(nothing, names), "B": Labels(values[:, enough], names)}
@@ -267,24 +296,33 @@ def train(
     torch.manual_seed(opt.seed)
     encoder = Encoder(opt.width, opt.dim, opt.image_size)
     names = labels["A"].names
-    head = nn.ModuleDict({
-        "norm_A": nn.BatchNorm1d(opt.dim, affine=False, momentum=0.02),
-        "norm_B": nn.BatchNorm1d(opt.dim, affine=False, momentum=0.02),
-        "attributes": nn.Linear(opt.dim, len(names)) if names else nn.Identity(),
-    })  # fmt: skip
+    head = nn.ModuleDict(
+        {
+            "norm_A": nn.BatchNorm1d(opt.dim, affine=False, momentum=0.02),
+            "norm_B": nn.BatchNorm1d(opt.dim, affine=False, momentum=0.02),
+            "attributes": nn.Linear(opt.dim, len(names)) if names else nn.Identity(),
+        }
+    )
     expander = nn.Sequential(
-        nn.Linear(opt.dim, EXPANDED), nn.BatchNorm1d(EXPANDED), nn.ReLU(),
+        nn.Linear(opt.dim, EXPANDED),
+        nn.BatchNorm1d(EXPANDED),
+        nn.ReLU(),
         nn.Linear(EXPANDED, EXPANDED),
-    )  # fmt: skip
+    )
     nets = nn.ModuleList([encoder, head, expander]).to(device)
     unlabelled = not all(labels[domain].known().all() for domain in DOMAINS)
     rates = label_rates(labels, held).to(device)
     optimizer = torch.optim.Adam(nets.parameters(), lr=opt.lr)
     batches = UnpairedBatches(
-        images["A"].images, images["B"].images, opt.batch_size, opt.seed, flip=not opt.demo,
+        images["A"].images,
+        images["B"].images,
+        opt.batch_size,
+        opt.seed,
+        flip=not opt.demo,
         indices_A=torch.nonzero(~held["A"]).flatten().numpy(),
-        indices_B=torch.nonzero(~held["B"]).flatten().numpy(), device=device,
-    )  # fmt: skip
+        indices_B=torch.nonzero(~held["B"]).flatten().numpy(),
+        device=device,
+    )
 
     totals: list[Tensor] = []  # losses not yet fetched from the device
     bar = tqdm(range(opt.steps), desc="training f", disable=None)
@@ -335,11 +373,18 @@ def judge(
     """
     rows = torch.nonzero(held[domain] & labels[domain].known()).flatten()
     truth = labels[domain].values[rows]
-    logits = torch.cat([
-        head["attributes"](head[f"norm_{domain}"](encoder(to_float(
-            torch.from_numpy(images[domain].images[chunk.numpy()])).to(device)))).cpu()
-        for chunk in rows.split(128)
-    ])  # fmt: skip
+    logits = torch.cat(
+        [
+            head["attributes"](
+                head[f"norm_{domain}"](
+                    encoder(
+                        to_float(torch.from_numpy(images[domain].images[chunk.numpy()])).to(device)
+                    )
+                )
+            ).cpu()
+            for chunk in rows.split(128)
+        ]
+    )
     rates = label_rates(labels, held)
     figures = {}
     for i, name in enumerate(labels[domain].names):
@@ -367,6 +412,7 @@ def report(domain: str, figures: dict[str, dict[str, float]]) -> str:
     keys = ("accuracy", "majority", "balanced")
     rows = {name: [f[key] for key in keys] for name, f in figures.items()}
     rows["mean"] = [sum(values) / len(figures) for values in zip(*rows.values(), strict=True)]
-    lines += [f"| {name} | " + " | ".join(f"{v:.1%}" for v in row) + " |"
-              for name, row in rows.items()]  # fmt: skip
+    lines += [
+        f"| {name} | " + " | ".join(f"{v:.1%}" for v in row) + " |" for name, row in rows.items()
+    ]
     return "\n".join(lines)

@@ -19,12 +19,6 @@ GROUPS = ("Male", "Eyeglasses", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_
 SMALLEST_GROUP = 20  # members below which a group's figures say nothing
 
 
-
-
-
-
-
-
 def read_attributes(*paths: Path) -> list[dict[str, dict[str, int]]]:
     """Rows of each CSV by file name (without folder and type), values 0 or 1; -1 is read as 0.
 
@@ -34,18 +28,19 @@ def read_attributes(*paths: Path) -> list[dict[str, dict[str, int]]]:
     tables = [_rows(path) for path in paths]
     groups = [group for group in GROUPS if all(group in rows[0] for rows in tables)]
     if not groups:
-        raise UserError(f"--attributes {' '.join(map(str, paths))}: no column of "
-                        f"{', '.join(GROUPS)} in {'each' if len(paths) > 1 else 'it'}")  # fmt: skip
+        raise UserError(
+            f"--attributes {' '.join(map(str, paths))}: no column of "
+            f"{', '.join(GROUPS)} in {'each' if len(paths) > 1 else 'it'}"
+        )
     read = []
     for path, rows in zip(paths, tables, strict=True):
         try:
-            read.append({Path(row["file"]).stem: {g: int(int(row[g]) > 0) for g in groups}
-                         for row in rows})  # fmt: skip
+            read.append(
+                {Path(row["file"]).stem: {g: int(int(row[g]) > 0) for g in groups} for row in rows}
+            )
         except ValueError as error:
             raise UserError(f"--attributes {path}: attributes must be 0 or 1 ({error})") from error
     return read
-
-
 
 
 def tables_of(person: dict, *paths: Path) -> list[dict[str, dict[str, int]]]:
@@ -56,8 +51,10 @@ def tables_of(person: dict, *paths: Path) -> list[dict[str, dict[str, int]]]:
     """
     tables = read_attributes(*paths)
     if len(tables) > 2:
-        raise UserError(f"--attributes {' '.join(map(str, paths))}: more than two; give one table, "
-                        "or that of training images and that of test images")  # fmt: skip
+        raise UserError(
+            f"--attributes {' '.join(map(str, paths))}: more than two; give one table, "
+            "or that of training images and that of test images"
+        )
     if person["train"] is not None:
         folders = (person["train_names"], person["train"]), (person["names"], person["test"])
         if len(tables) == 1:
@@ -133,8 +130,11 @@ def by_group(
         if min(sizes) < SMALLEST_GROUP:
             whose = ("test persons with", "without", "training persons without", "with")
             have = ", ".join(f"{size} {who}" for size, who in zip(sizes, whose, strict=True))
-            figures[group] = {"N": sizes[0], "left_out": f"{have} it have a row in the tables, "
-                              f"{SMALLEST_GROUP} of each are needed"}  # fmt: skip
+            figures[group] = {
+                "N": sizes[0],
+                "left_out": f"{have} it have a row in the tables, "
+                f"{SMALLEST_GROUP} of each are needed",
+            }
             continue
         net = train_classifier(person["train"][train_known], train_labels[train_known], seed)
         real, again = judged(net, person["test"]), judged(net, back)
@@ -144,7 +144,8 @@ def by_group(
             # How far the classifier itself can be trusted: mean accuracy over both classes.
             "classifier_accuracy": (
                 real[members].float().mean() + (~real[others]).float().mean()
-            ).item() / 2,
+            ).item()
+            / 2,
             "majority_rate": max(sizes[:2]) / sum(sizes[:2]),
             "kept_after_there_and_back": again[members].float().mean().item(),
             "gained_after_there_and_back": again[others].float().mean().item(),

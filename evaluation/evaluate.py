@@ -68,8 +68,9 @@ def main() -> None:
             images[domain] = load(opt, key, Path(given[key]), opt.dataset_size, opt.image_size)
     else:
         path = find_generators(opt, opt.demo)
-        model, found = load_generators(path, opt.gpu_ids, opt.batch_size, opt.direction,
-                                       opt.image_size)  # fmt: skip
+        model, found = load_generators(
+            path, opt.gpu_ids, opt.batch_size, opt.direction, opt.image_size
+        )
         check_model(opt.model, found)
         results["checkpoint"] = {"file": str(path), "epoch": found.epoch, "steps": found.steps}
         images = gather(opt, given, model.opt, found)
@@ -78,17 +79,25 @@ def main() -> None:
     for domain, found in images.items():
         if len(found["test"]) < FEWEST:
             flag = f"--domain_{'A' if domain == 'anime' else 'B'}_path"
-            raise UserError(f"{flag}: {len(found['test'])} {found['split']}, and at least {FEWEST} "
-                            "are needed; name a folder of more")  # fmt: skip
+            raise UserError(
+                f"{flag}: {len(found['test'])} {found['split']}, and at least {FEWEST} "
+                "are needed; name a folder of more"
+            )
         print(f"{domain}: {len(found['test'])} {found['split']}")
-        results[domain] = {"N": len(found["test"]), "split": found["split"],
-                           "floor": floors(found["test"], net, opt.seed)}  # fmt: skip
+        results[domain] = {
+            "N": len(found["test"]),
+            "split": found["split"],
+            "floor": floors(found["test"], net, opt.seed),
+        }
 
     if not opt.floors_only:
         tables = opt.attributes and tables_of(images["person"], *map(Path, opt.attributes))
         made = {}
-        directions = [d for d in DIRECTIONS if opt.direction in (None, d)
-                       and (opt.fakes or d in model.directions)]  # fmt: skip
+        directions = [
+            d
+            for d in DIRECTIONS
+            if opt.direction in (None, d) and (opt.fakes or d in model.directions)
+        ]
         for direction in directions:
             source, target = (images[domain] for domain in DIRECTIONS[direction])
             fakes, recs = made[direction] = translations(opt, model, direction, source)
@@ -99,15 +108,20 @@ def main() -> None:
             if model:
                 save_cases(output.with_suffix(""), direction, source, target, fakes, recs)
         if tables and len(made) < 2:
-            print("groups left out: they are judged on persons made again, for which both "
-                  "directions are needed")  # fmt: skip
+            print(
+                "groups left out: they are judged on persons made again, for which both "
+                "directions are needed"
+            )
         elif tables and images["person"]["train"] is None:
-            print("groups left out: their classifiers learn from training persons; name those of "
-                  "this model with --train_B_path")  # fmt: skip
+            print(
+                "groups left out: their classifiers learn from training persons; name those of "
+                "this model with --train_B_path"
+            )
         elif tables:
             to_anime, back = made["BtoA"]
-            results["groups"] = by_group(tables, images["person"], to_anime, back,
-                                         made["AtoB"][0], opt.seed)  # fmt: skip
+            results["groups"] = by_group(
+                tables, images["person"], to_anime, back, made["AtoB"][0], opt.seed
+            )
     with atomic_write(output) as file:
         file.write(json.dumps(results, indent=2).encode())
     print(table(results))
@@ -122,21 +136,34 @@ def evaluate_options() -> tuple[Namespace, dict]:
     add_model_options(parser)
     data = parser.add_argument_group("data (default: the run's own held-out images)")
     add_data_options(parser, data)
-    data.add_argument("--dataset_size", type=whole(8), default=1000,
-                      help="first N images of each domain")
-    data.add_argument("--train_A_path", help="anime faces that a published model was trained "
-                      "on, for memorisation; a run knows its own")
+    data.add_argument(
+        "--dataset_size", type=whole(8), default=1000, help="first N images of each domain"
+    )
+    data.add_argument(
+        "--train_A_path",
+        help="anime faces that a published model was trained "
+        "on, for memorisation; a run knows its own",
+    )
     data.add_argument("--train_B_path", help="person faces, likewise")
     data.add_argument("--fakes", help="folder of ready outputs, one for each input in order")
-    data.add_argument("--direction", choices=tuple(DIRECTIONS),
-                      help="only this one; needed for --fakes, 64 pixels wide unless "
-                      "--image_size says otherwise")
-    data.add_argument("--floors_only", action="store_true",
-                      help="only what halves of the real images score against each other")
+    data.add_argument(
+        "--direction",
+        choices=tuple(DIRECTIONS),
+        help="only this one; needed for --fakes, 64 pixels wide unless --image_size says otherwise",
+    )
+    data.add_argument(
+        "--floors_only",
+        action="store_true",
+        help="only what halves of the real images score against each other",
+    )
     parser.set_defaults(domain_A_path=None, domain_B_path=None)
-    data.add_argument("--attributes", nargs="+", metavar="CSV",
-                      help="table with a row per person image (file, Male, ...), or two: that "
-                      "of the training images, then that of the test images")
+    data.add_argument(
+        "--attributes",
+        nargs="+",
+        metavar="CSV",
+        help="table with a row per person image (file, Male, ...), or two: that "
+        "of the training images, then that of the test images",
+    )
     fid = parser.add_argument_group("FID and KID (pip install -r requirements-eval.txt)")
     fid.add_argument("--inception_weights", help="local file, for machines without a network")
     fid.add_argument("--features", help="own encoder in Inception's place (see encoder.py)")
@@ -156,15 +183,20 @@ def evaluate_options() -> tuple[Namespace, dict]:
 def refuse_lost_results(output: Path) -> None:
     """Raise UserError if the figures or the grids could not be written after minutes of work."""
     if output.is_dir():
-        raise UserError(f"--output {output}: is a folder; name a file in it, such as "
-                        f"{output / 'results.json'}")  # fmt: skip
+        raise UserError(
+            f"--output {output}: is a folder; name a file in it, such as {output / 'results.json'}"
+        )
     grids = output.with_suffix("")
     if grids == output:
-        raise UserError(f"--output {output}: has no suffix, and the folder of that name is for the "
-                        f"grids; use {output}.json")  # fmt: skip
+        raise UserError(
+            f"--output {output}: has no suffix, and the folder of that name is for the "
+            f"grids; use {output}.json"
+        )
     if grids.exists() and not grids.is_dir():
-        raise UserError(f"--output {output}: its grids go to the folder {grids}, which is a file; "
-                        "choose another name")  # fmt: skip
+        raise UserError(
+            f"--output {output}: its grids go to the folder {grids}, which is a file; "
+            "choose another name"
+        )
     refuse_unwritable(output)
 
 
@@ -172,10 +204,15 @@ def refuse_lost_results(output: Path) -> None:
 
 
 def load(opt: Namespace, flag: str, folder: Path, count: int, size: int, crop="center") -> dict:
-    loaded = load_folder(folder, f"--{flag}", count, size, crop, Path(opt.cache_dir),
-                         opt.num_workers)  # fmt: skip
-    return {"test": floats(loaded.images), "names": loaded.paths, "split": f"images of {folder}",
-            "train": None}  # fmt: skip
+    loaded = load_folder(
+        folder, f"--{flag}", count, size, crop, Path(opt.cache_dir), opt.num_workers
+    )
+    return {
+        "test": floats(loaded.images),
+        "names": loaded.paths,
+        "split": f"images of {folder}",
+        "train": None,
+    }
 
 
 def floats(images: np.ndarray) -> Tensor:
@@ -188,38 +225,63 @@ def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dic
         make_demo(Path("data/demo"))
         given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
     images = {}
-    for key, domain, asked in (("domain_A_path", "anime", opt.train_A_path),
-                               ("domain_B_path", "person", opt.train_B_path)):  # fmt: skip
+    for key, domain, asked in (
+        ("domain_A_path", "anime", opt.train_A_path),
+        ("domain_B_path", "person", opt.train_B_path),
+    ):
         own, own_set = getattr(trained, key), None
         if own and Path(own).is_dir() and find_images(Path(own)):
-            own_set = load_folder(Path(own), f"--{key}", trained.dataset_size, trained.image_size,
-                                  trained.crop, Path(opt.cache_dir), opt.num_workers)  # fmt: skip
+            own_set = load_folder(
+                Path(own),
+                f"--{key}",
+                trained.dataset_size,
+                trained.image_size,
+                trained.crop,
+                Path(opt.cache_dir),
+                opt.num_workers,
+            )
             train, held = split(own_set.paths, trained.holdout, found.held_out.get(key))
-            tell_if_changed(own, own_set.fingerprint(), found.data.get(key), "training",
-                            "some of the images held out now may have been trained on")  # fmt: skip
+            tell_if_changed(
+                own,
+                own_set.fingerprint(),
+                found.data.get(key),
+                "training",
+                "some of the images held out now may have been trained on",
+            )
         if key in given:
             folder = Path(given[key])
-            images[domain] = load(opt, key, folder, opt.dataset_size, trained.image_size,
-                                  trained.crop)  # fmt: skip
+            images[domain] = load(
+                opt, key, folder, opt.dataset_size, trained.image_size, trained.crop
+            )
         elif own_set:
             held = held[: opt.dataset_size]
-            images[domain] = {"test": floats(own_set.images[held]), "split": f"held out of {own}",
-                              "names": [own_set.paths[i] for i in held],
-                              "train": None}  # fmt: skip
+            images[domain] = {
+                "test": floats(own_set.images[held]),
+                "split": f"held out of {own}",
+                "names": [own_set.paths[i] for i in held],
+                "train": None,
+            }
         else:
             whose = f"the run's own folder {own} is not here" if own else "the model brings none"
             raise UserError(f"--{key}: {whose}; name a folder")
         if asked:
-            own_set = load_folder(Path(asked), f"--{key.replace('domain', 'train')}", 10**9,
-                                  trained.image_size, trained.crop, Path(opt.cache_dir),
-                                  opt.num_workers)  # fmt: skip
+            own_set = load_folder(
+                Path(asked),
+                f"--{key.replace('domain', 'train')}",
+                10**9,
+                trained.image_size,
+                trained.crop,
+                Path(opt.cache_dir),
+                opt.num_workers,
+            )
             train = np.arange(len(own_set.images))
         if own_set:
             train = train[:: -(-len(train) // MOST_TRAINING_IMAGES)]
             images[domain]["train"] = floats(own_set.images[train])
             images[domain]["train_names"] = [own_set.paths[i] for i in train]
-    check_domains(*(Path(given.get(k, getattr(trained, k))) for k in ("domain_A_path",
-                                                                     "domain_B_path")))  # fmt: skip
+    check_domains(
+        *(Path(given.get(k, getattr(trained, k))) for k in ("domain_A_path", "domain_B_path"))
+    )
     return images
 
 
@@ -278,9 +340,13 @@ def floors(real: Tensor, net: FeatureNet | None, seed: int) -> dict:
 
 
 def judge(
-    net: FeatureNet | None, fakes: Tensor, recs: Tensor | None, source: dict, target: dict,
+    net: FeatureNet | None,
+    fakes: Tensor,
+    recs: Tensor | None,
+    source: dict,
+    target: dict,
     opt: Namespace,
-) -> dict:  # fmt: skip
+) -> dict:
     """All figures of one direction, first those that painting over an input cannot please."""
     inputs, real = source["test"], target["test"]
     if not torch.isfinite(fakes).all():
@@ -303,10 +369,12 @@ def fid_kid(fakes: Tensor, real: Tensor, opt: Namespace) -> dict | None:
     asked = opt.inception_weights or opt.features
     try:
         return measure(
-            to_uint8(fakes).numpy(), to_uint8(real).numpy(), opt.seed,
+            to_uint8(fakes).numpy(),
+            to_uint8(real).numpy(),
+            opt.seed,
             opt.inception_weights and Path(opt.inception_weights),
             opt.features and Path(opt.features),
-        )  # fmt: skip
+        )
     except UserError as error:
         if asked:
             raise
@@ -323,5 +391,7 @@ def truth(fakes: Tensor, style: str) -> dict:
     """Agreement of outputs with the true drawings of the demo's held-out pairs."""
     pairs = load_pairs(Path("data/demo"))[: len(fakes)]
     pixels = to_uint8(fakes).numpy()
-    return {"factors": factor_agreement(pixels, pairs, style),
-            "pixels": pixel_error(pixels, pairs, style)}  # fmt: skip
+    return {
+        "factors": factor_agreement(pixels, pairs, style),
+        "pixels": pixel_error(pixels, pairs, style),
+    }

@@ -111,8 +111,9 @@ class FeatureNet(nn.Module):
         plain = FeatureNet(self.width)
         plain.project.load_state_dict(self.project.state_dict())
         for name in ("down", "residual"):
-            for ours, layer in zip(getattr(self, name).modules(), getattr(plain, name).modules(),
-                                   strict=False):  # fmt: skip
+            for ours, layer in zip(
+                getattr(self, name).modules(), getattr(plain, name).modules(), strict=False
+            ):
                 if isinstance(ours, nn.Sequential):
                     layer[0].load_state_dict(
                         nn.utils.fusion.fuse_conv_bn_eval(ours[0], ours[1]).state_dict()
@@ -128,8 +129,13 @@ def embed(net: FeatureNet, images: Tensor) -> Tensor:
     for chunk in images.split(CHUNK):
         chunk = chunk.to(device).float().clamp(-1, 1)
         if chunk.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
-            chunk = F.interpolate(chunk, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear",
-                                  align_corners=False, antialias=True)  # fmt: skip
+            chunk = F.interpolate(
+                chunk,
+                (IMAGE_SIZE, IMAGE_SIZE),
+                mode="bilinear",
+                align_corners=False,
+                antialias=True,
+            )
         rows.append(net(chunk.contiguous(memory_format=torch.channels_last)).double().cpu())
     return torch.cat(rows)
 
@@ -152,22 +158,27 @@ def load_features(path: Path = SHIPPED) -> FeatureNet:
     Raises UserError if the file is missing, damaged, carries code, or is no feature network.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file; FD needs the features that come with this "
-                        "repository, or those of python -m evaluation.train_features")  # fmt: skip
+        raise UserError(
+            f"{path}: there is no such file; FD needs the features that come with this "
+            "repository, or those of python -m evaluation.train_features"
+        )
     state = read_tensors(path)
     if not isinstance(state, dict) or not {"format", "options", "weights"} <= state.keys():
         raise UserError(f"{path}: a file of tensors, but not what train_features.py wrote")
     if state["format"] != FORMAT:
-        raise UserError(f"{path}: format {reprlib.repr(state['format'])}, but this version reads "
-                        f"{FORMAT}")  # fmt: skip
+        raise UserError(
+            f"{path}: format {reprlib.repr(state['format'])}, but this version reads {FORMAT}"
+        )
     try:
         with torch.device("meta"):  # nothing is allocated, whatever width a file claims
             net = FeatureNet(state["options"]["width"])
         net.load_state_dict(state["weights"], assign=True)
         reason = unfit_weight(net.state_dict())
     except LOAD_ERRORS as error:
-        raise UserError(f"{path}: options and weights are not those of a feature network; use the "
-                        "file as it came") from error  # fmt: skip
+        raise UserError(
+            f"{path}: options and weights are not those of a feature network; use the "
+            "file as it came"
+        ) from error
     if reason:
         raise UserError(f"{path}: {reason}; use the file as it came")
     return net.float().eval()

@@ -76,11 +76,14 @@ def coverage_report(fakes: Tensor, real: Tensor) -> dict[str, float]:
     inside = across <= more[:, None]
     return {
         "precision": (across <= few[:, None]).any(dim=0).double().mean().item(),
-        "recall": (across <= _radius(own_fakes, NEIGHBOURS_PRECISION)).any(dim=1).double().mean()
+        "recall": (across <= _radius(own_fakes, NEIGHBOURS_PRECISION))
+        .any(dim=1)
+        .double()
+        .mean()
         .item(),
         "density": inside.double().sum(dim=0).mean().item() / NEIGHBOURS_COVERAGE,
         "coverage": inside.any(dim=1).double().mean().item(),
-    }  # fmt: skip
+    }
 
 
 def _radius(own: Tensor, k: int) -> Tensor:

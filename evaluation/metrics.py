@@ -44,8 +44,10 @@ def _check(needed: int, **sets: Tensor) -> None:
         finite = rows.isfinite().reshape(len(rows), -1).all(dim=1)
         if not finite.all():
             index = int(finite.int().argmin())
-            raise UserError(f"{name}: NaN or inf at index {index}; leave it out, or go back to a "
-                            "checkpoint from before the net broke")  # fmt: skip
+            raise UserError(
+                f"{name}: NaN or inf at index {index}; leave it out, or go back to a "
+                "checkpoint from before the net broke"
+            )
 
 
 def _check_same_shape(**sets: Tensor) -> None:

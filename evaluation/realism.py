@@ -49,12 +49,16 @@ def verdict(found: dict | None, diversity: dict) -> str:
     found, diversity: of realism(), None if that was left out, and of metrics.collapse_report().
     """
     if diversity["collapsed"]:
-        return (f"collapsed: the outputs are few (spread {diversity['spread']:.2f} of real images, "
-                f"near duplicates {diversity['near_duplicates']:.0%})")  # fmt: skip
+        return (
+            f"collapsed: the outputs are few (spread {diversity['spread']:.2f} of real images, "
+            f"near duplicates {diversity['near_duplicates']:.0%})"
+        )
     if found is None:
         return ""
     name, best = min(((n, b["fd"]) for n, b in found["baselines"].items()), key=lambda x: x[1])
     if found["fd"] >= BEATEN * best:
-        return (f"paints over: FD {found['fd']:.1f} does not beat the inputs {name}, {best:.1f}; "
-                f"{found['detail']['kept']:.0%} of their fine structure stays")  # fmt: skip
+        return (
+            f"paints over: FD {found['fd']:.1f} does not beat the inputs {name}, {best:.1f}; "
+            f"{found['detail']['kept']:.0%} of their fine structure stays"
+        )
     return ""

@@ -10,8 +10,14 @@ from evaluation.baselines import BASELINES
 from pictures.grids import save_grid
 
 FEWEST_FOR_COLLAPSE = 50  # below that chance decides, see metrics.collapse_report
-NAMES = {"fd": "FD", "kd": "kernel distance x1000", "precision": "precision", "recall": "recall",
-         "density": "density", "coverage": "coverage"}  # fmt: skip
+NAMES = {
+    "fd": "FD",
+    "kd": "kernel distance x1000",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
 DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
 
 
@@ -48,8 +54,10 @@ def table(results: dict) -> str:
         swd = list(results[domain]["floor"]["swd"].values())
         real = results[domain]["floor"].get("realism")
         fd = f"FD {real['fd']:.1f}, " if real else ""
-        lines.append(f"real {domain}: N {results[domain]['N']}, floors: {fd}SWD (halves of "
-                     f"{results[domain]['floor']['N']}) {sum(swd) / len(swd):.2f}")  # fmt: skip
+        lines.append(
+            f"real {domain}: N {results[domain]['N']}, floors: {fd}SWD (halves of "
+            f"{results[domain]['floor']['N']}) {sum(swd) / len(swd):.2f}"
+        )
     rows = []
 
     def row(name: str, cell) -> None:
@@ -63,57 +71,99 @@ def table(results: dict) -> str:
 
     def beside(key: str, form: str) -> None:
         """A figure of realism.py, with what other real images score."""
-        row(f"{NAMES[key]} (real)", lambda r: f"{r['realism'][key]:{form}} "
-            f"({r['realism']['floor'][key]:{form}})")  # fmt: skip
+        row(
+            f"{NAMES[key]} (real)",
+            lambda r: f"{r['realism'][key]:{form}} ({r['realism']['floor'][key]:{form}})",
+        )
 
     row("N", lambda r: f"{r['N']}")
     beside("fd", ".1f")
-    row("FD over that of real images",
-        lambda r: f"{r['realism']['fd'] / r['realism']['floor']['fd']:.1f}")
+    row(
+        "FD over that of real images",
+        lambda r: f"{r['realism']['fd'] / r['realism']['floor']['fd']:.1f}",
+    )
     for name in BASELINES:
-        row(f"FD of the inputs {name}",
-            lambda r, name=name: f"{r['realism']['baselines'][name]['fd']:.1f}")
+        row(
+            f"FD of the inputs {name}",
+            lambda r, name=name: f"{r['realism']['baselines'][name]['fd']:.1f}",
+        )
     beside("kd", ".0f")
     for key in ("precision", "recall", "density", "coverage"):
         beside(key, ".2f")
-    row("fine structure of the input kept (of another)",
-        lambda r: f"{r['realism']['detail']['kept']:.2f} "
-        f"({r['realism']['detail']['shuffled']:.2f})")
-    row("SWD x1000, mean over levels",
-        lambda r: f"{sum(r['swd'].values()) / len(r['swd']):.2f}")
+    row(
+        "fine structure of the input kept (of another)",
+        lambda r: (
+            f"{r['realism']['detail']['kept']:.2f} ({r['realism']['detail']['shuffled']:.2f})"
+        ),
+    )
+    row("SWD x1000, mean over levels", lambda r: f"{sum(r['swd'].values()) / len(r['swd']):.2f}")
     row("FID", lambda r: f"{r['fid_kid']['fid']:.2f}")
     row("KID x1000", lambda r: f"{1000 * r['fid_kid']['kid']:.2f}")
     row("spread over real", lambda r: f"{r['diversity']['spread']:.2f}")
-    row("near duplicates (real)", lambda r: f"{r['diversity']['near_duplicates']:.1%} "
-        f"({r['diversity']['near_duplicates_real']:.1%})")
+    row(
+        "near duplicates (real)",
+        lambda r: (
+            f"{r['diversity']['near_duplicates']:.1%} "
+            f"({r['diversity']['near_duplicates_real']:.1%})"
+        ),
+    )
     few = min(results[domain]["N"] for domain in ("anime", "person")) < FEWEST_FOR_COLLAPSE
-    row("collapsed", lambda r: f"too few to tell, {FEWEST_FOR_COLLAPSE} are needed" if few
-        else "yes" if r["diversity"]["collapsed"] else "no")
+    row(
+        "collapsed",
+        lambda r: (
+            f"too few to tell, {FEWEST_FOR_COLLAPSE} are needed"
+            if few
+            else "yes"
+            if r["diversity"]["collapsed"]
+            else "no"
+        ),
+    )
     for layout in ("colour", "gradient"):
         key = f"retrieval_{layout}"
-        row(f"own input found by {layout} layout, top-1 / top-5 (chance)",
-            lambda r, key=key: f"{r[key]['top1']:.1%} / {r[key]['top5']:.1%} "
-            f"({r[key]['chance1']:.1%} / {r[key]['chance5']:.1%})")
-    row("hair, background colour correlation",
-        lambda r: f"{r['region_correlation']['hair']:.2f}, "
-        f"{r['region_correlation']['background']:.2f}")
-    row("cycle error (of a pixel's range)",
-        lambda r: f"{r['cycle_l1']['mean']:.3f} ± {r['cycle_l1']['standard_error']:.3f}")
-    row("distance to training images over that of held-out ones",
-        lambda r: f"{r['memorisation']['ratio']:.2f}")
-    names = next((list(r["truth"]["factors"]) for d in directions
-                  if "truth" in (r := results[d])), [])
+        row(
+            f"own input found by {layout} layout, top-1 / top-5 (chance)",
+            lambda r, key=key: (
+                f"{r[key]['top1']:.1%} / {r[key]['top5']:.1%} "
+                f"({r[key]['chance1']:.1%} / {r[key]['chance5']:.1%})"
+            ),
+        )
+    row(
+        "hair, background colour correlation",
+        lambda r: (
+            f"{r['region_correlation']['hair']:.2f}, {r['region_correlation']['background']:.2f}"
+        ),
+    )
+    row(
+        "cycle error (of a pixel's range)",
+        lambda r: f"{r['cycle_l1']['mean']:.3f} ± {r['cycle_l1']['standard_error']:.3f}",
+    )
+    row(
+        "distance to training images over that of held-out ones",
+        lambda r: f"{r['memorisation']['ratio']:.2f}",
+    )
+    names = next(
+        (list(r["truth"]["factors"]) for d in directions if "truth" in (r := results[d])), []
+    )
     for name in names:
-        row(f"true {name} (shuffled; oracle)",
+        row(
+            f"true {name} (shuffled; oracle)",
             lambda r, name=name: "{agreement:.1%} ({shuffled:.1%}; {oracle:.1%})".format(
-                **r["truth"]["factors"][name]))
+                **r["truth"]["factors"][name]
+            ),
+        )
     if names:
-        row("pixel error to the true pair (shuffled)",
-            lambda r: "{error:.3f} ({shuffled:.3f})".format(**r["truth"]["pixels"]))
+        row(
+            "pixel error to the true pair (shuffled)",
+            lambda r: "{error:.3f} ({shuffled:.3f})".format(**r["truth"]["pixels"]),
+        )
     if directions:
         titles = {"BtoA": "person to anime", "AtoB": "anime to person"}
-        lines += ["", "| | " + " | ".join(titles[d] for d in directions) + " |",
-                  "| --- |" + " --- |" * len(directions), *rows]
+        lines += [
+            "",
+            "| | " + " | ".join(titles[d] for d in directions) + " |",
+            "| --- |" + " --- |" * len(directions),
+            *rows,
+        ]
     for direction in directions:
         if results[direction]["verdict"]:
             lines.append(f"{titles[direction]} {results[direction]['verdict']}")

@@ -40,10 +40,17 @@ def main() -> None:
     device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
     check_domains(opt.domain_A_path, opt.domain_B_path)
     images = {
-        domain: load_folder(Path(getattr(opt, key)), f"--{key}", 10**9, IMAGE_SIZE, "center",
-                            Path(opt.cache_dir), opt.num_workers).images
+        domain: load_folder(
+            Path(getattr(opt, key)),
+            f"--{key}",
+            10**9,
+            IMAGE_SIZE,
+            "center",
+            Path(opt.cache_dir),
+            opt.num_workers,
+        ).images
         for domain, key in (("A", "domain_A_path"), ("B", "domain_B_path"))
-    }  # fmt: skip
+    }
     refuse_unwritable(Path(opt.output))
     train(opt, images, device)
     print(f"Features: {opt.output}")
@@ -58,10 +65,18 @@ def feature_options() -> Namespace:
     run.add_argument("--width", type=whole(1), default=16, help="channels of the first layer")
     run.add_argument("--batch_size", type=whole(2), default=96, help="images of each domain")
     run.add_argument("--steps", type=whole(1), default=1200, help="optimiser steps")
-    run.add_argument("--save_every", type=whole(1), default=300,
-                     help="steps after which the file is written as it stands")
-    run.add_argument("--lr", type=number(above=0), default=2e-3,
-                     help="AdamW's learning rate; along a cosine to 0")
+    run.add_argument(
+        "--save_every",
+        type=whole(1),
+        default=300,
+        help="steps after which the file is written as it stands",
+    )
+    run.add_argument(
+        "--lr",
+        type=number(above=0),
+        default=2e-3,
+        help="AdamW's learning rate; along a cosine to 0",
+    )
     run.add_argument("--seed", type=whole(0), default=0, help="of all chance")
     run.add_argument("--output", default="data/features.pth", help="file to write")
     opt = parser.parse_args()
@@ -74,9 +89,11 @@ def train(opt: Namespace, images: dict, device: torch.device) -> FeatureNet:
     torch.manual_seed(opt.seed)
     net = FeatureNet(opt.width, norm=True)
     head = nn.Sequential(
-        nn.Linear(16 * opt.width, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(),
+        nn.Linear(16 * opt.width, HIDDEN),
+        nn.BatchNorm1d(HIDDEN),
+        nn.ReLU(),
         nn.Linear(HIDDEN, COMPARED),
-    )  # fmt: skip
+    )
     nets = nn.ModuleList([net, head]).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(nets.parameters(), lr=opt.lr, weight_decay=0.01)
     batches = UnpairedBatches(images["A"], images["B"], opt.batch_size, opt.seed, device=device)
@@ -108,8 +125,12 @@ def train(opt: Namespace, images: dict, device: torch.device) -> FeatureNet:
         if last or (step + 1) % opt.save_every == 0:
             plain = net.eval().fold()
             plain.fit({key: measured(plain, array) for key, array in images.items()})
-            notes = {"steps": step + 1, "batch_size": opt.batch_size, "lr": opt.lr,
-                     "seed": opt.seed}  # fmt: skip
+            notes = {
+                "steps": step + 1,
+                "batch_size": opt.batch_size,
+                "lr": opt.lr,
+                "seed": opt.seed,
+            }
             save_features(Path(opt.output), plain, notes)
             net.train()
     return plain

@@ -38,8 +38,10 @@ def make_model(
     size = encoder.image_size
     if size not in (None, opt.image_size):
         if saved:
-            raise UserError(f"--image_size {opt.image_size}: this DTN's encoder takes images of "
-                            f"{size}x{size}; leave the option out")  # fmt: skip
+            raise UserError(
+                f"--image_size {opt.image_size}: this DTN's encoder takes images of "
+                f"{size}x{size}; leave the option out"
+            )
         raise UserError(
             f"--f_encoder {opt.f_encoder}: takes images of {size}x{size}, but --image_size is "
             f"{opt.image_size}; train an encoder with pretrain_encoder.py --image_size "
@@ -69,10 +71,13 @@ def check_size(
             wanted = sum(weight.numel() for weight in net.parameters())
             held = sum(weight.numel() for weight in weights.values())
             if wanted > 2 * held:
-                raise UserError(f"{path}: {name} would have {wanted:,} numbers by its options, and "
-                                f"has {held:,}; use another file")  # fmt: skip
+                raise UserError(
+                    f"{path}: {name} would have {wanted:,} numbers by its options, and "
+                    f"has {held:,}; use another file"
+                )
     except LOAD_ERRORS as error:
         reason = " ".join(str(error).split())
         options = "options and encoder_options" if opt.model == "dtn" else "options"
-        raise UserError(f"{path}: its {options} name no nets of its weights ({reason}); use "
-                        "another file") from error  # fmt: skip
+        raise UserError(
+            f"{path}: its {options} name no nets of its weights ({reason}); use another file"
+        ) from error

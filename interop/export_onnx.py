@@ -30,38 +30,48 @@ def main() -> None:
     opt = export_options()
     onnx, onnxruntime = import_packages()
     path = find_generators(opt)
-    model, found = load_generators(path, [], batch_size=8, direction=opt.direction,
-                                   image_size=opt.image_size)  # fmt: skip
+    model, found = load_generators(
+        path, [], batch_size=8, direction=opt.direction, image_size=opt.image_size
+    )
     refuse_dtn(found, "export_onnx.py")
     if len(model.directions) > 1 and not opt.direction:
-        raise UserError(f"--direction: {path} translates both ways and an ONNX file one; give AtoB "
-                        "(anime to person) or BtoA")  # fmt: skip
+        raise UserError(
+            f"--direction: {path} translates both ways and an ONNX file one; give AtoB "
+            "(anime to person) or BtoA"
+        )
     direction = opt.direction or model.directions[0]
     net, size = model.averaged(GENERATORS[direction]).eval(), model.opt.image_size
     step = STEPS.get(model.opt.generator)
 
     proto = to_onnx(net, size, step)
-    onnx.helper.set_model_props(proto, {
-        "direction": direction,
-        "from": "anime" if direction == "AtoB" else "person",
-        "to": "person" if direction == "AtoB" else "anime",
-        "image_size": str(size),
-        "size_step": str(step or "fixed"),
-        "layout": "NCHW, RGB",
-        "value_range": "-1 to 1",
-    })  # fmt: skip
+    onnx.helper.set_model_props(
+        proto,
+        {
+            "direction": direction,
+            "from": "anime" if direction == "AtoB" else "person",
+            "to": "person" if direction == "AtoB" else "anime",
+            "image_size": str(size),
+            "size_step": str(step or "fixed"),
+            "layout": "NCHW, RGB",
+            "value_range": "-1 to 1",
+        },
+    )
     content = proto.SerializeToString()
     difference = compare(onnxruntime, content, net, size, step)
     if not difference <= TOLERANCE:
-        raise UserError(f"{path}: onnxruntime's outputs differ from PyTorch's by {difference:.1e}, "
-                        f"allowed is {TOLERANCE} of a range of 2; nothing was written; another "
-                        "version of these packages may help")  # fmt: skip
+        raise UserError(
+            f"{path}: onnxruntime's outputs differ from PyTorch's by {difference:.1e}, "
+            f"allowed is {TOLERANCE} of a range of 2; nothing was written; another "
+            "version of these packages may help"
+        )
     output = Path(opt.output or Path(PUBLISHED[direction]).with_suffix(".onnx"))
     with atomic_write(output) as file:
         file.write(content)
-    print(f"{output}: {len(content) / 1e6:.1f} MB, {direction} of {path} ({found.about}), images "
-          f"of {size} pixels{f', or any multiple of {step}' if step else ''}; onnxruntime differs "
-          f"from PyTorch by at most {difference:.1e} of a range of 2")  # fmt: skip
+    print(
+        f"{output}: {len(content) / 1e6:.1f} MB, {direction} of {path} ({found.about}), images "
+        f"of {size} pixels{f', or any multiple of {step}' if step else ''}; onnxruntime differs "
+        f"from PyTorch by at most {difference:.1e} of a range of 2"
+    )
 
 
 def to_onnx(net: nn.Module, size: int, step: int | None):
@@ -74,9 +84,14 @@ def to_onnx(net: nn.Module, size: int, step: int | None):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         program = torch.onnx.export(
-            net, (torch.zeros(2, 3, size, size),), dynamo=True, input_names=["images"],
-            output_names=["translated"], dynamic_shapes=(shapes,), verbose=False,
-        )  # fmt: skip
+            net,
+            (torch.zeros(2, 3, size, size),),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["translated"],
+            dynamic_shapes=(shapes,),
+            verbose=False,
+        )
         logging.disable(logging.NOTSET)
     proto = program.model_proto
     graph = proto.graph
@@ -118,8 +133,10 @@ def import_packages() -> tuple:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"export_onnx.py needs packages that train.py does not ({error}); install "
-                        "them with: pip install -r requirements-onnx.txt") from error  # fmt: skip
+        raise UserError(
+            f"export_onnx.py needs packages that train.py does not ({error}); install "
+            "them with: pip install -r requirements-onnx.txt"
+        ) from error
     return onnx, onnxruntime
 
 
@@ -128,8 +145,10 @@ def export_options() -> Namespace:
     parser = make_parser("Write one direction of a model as an ONNX file.")
     add_model_options(parser)
     files = parser.add_argument_group("file")
-    files.add_argument("--direction", choices=tuple(PUBLISHED),
-                       help="AtoB: anime to person; BtoA: person to anime")  # fmt: skip
-    files.add_argument("--output", help="file; if not given: person_to_anime.onnx or "
-                       "anime_to_person.onnx")  # fmt: skip
+    files.add_argument(
+        "--direction", choices=tuple(PUBLISHED), help="AtoB: anime to person; BtoA: person to anime"
+    )
+    files.add_argument(
+        "--output", help="file; if not given: person_to_anime.onnx or anime_to_person.onnx"
+    )
     return parser.parse_args()

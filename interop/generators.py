@@ -20,13 +20,16 @@ PRETRAINED = ROOT / "pretrained"
 # The options that shape each net, beside its own name.
 SHAPE = {
     "generator": {
-        "resnet8": ("ngf", "n_blocks"), "resnet": ("ngf", "n_blocks"), "unet": ("ngf",),
+        "resnet8": ("ngf", "n_blocks"),
+        "resnet": ("ngf", "n_blocks"),
+        "unet": ("ngf",),
         "sagan": ("ngf", "attention"),
     },
     "discriminator": {
-        "sagan": ("ndf", "attention", "spectral_norm"), "patch": ("ndf", "spectral_norm"),
+        "sagan": ("ndf", "attention", "spectral_norm"),
+        "patch": ("ndf", "spectral_norm"),
     },
-}  # fmt: skip
+}
 
 
 def find_generators(opt: Namespace, demo: bool = False, published: bool = False) -> Path:
@@ -70,8 +73,10 @@ def load_generators(
     else:
         held = [d for d, name in GENERATORS.items() if name in found.nets]
     if direction and direction not in held:
-        raise UserError(f"--direction {direction}: {path} holds only the generator for {held[0]}; "
-                        "name another file")  # fmt: skip
+        raise UserError(
+            f"--direction {direction}: {path} holds only the generator for {held[0]}; "
+            "name another file"
+        )
     # The patch discriminator, which is not made here, takes almost any image size.
     saved = {"image_size": 256, "discriminator": "patch", **found.options, "ema": 0.0}
     if image_size:
@@ -83,8 +88,10 @@ def load_generators(
         model = make_model(opt, training=False, saved={"encoder_options": found.encoder_options})
     except LOAD_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: its options name no architecture that this version can build "
-                        f"({reason}); use another file") from error  # fmt: skip
+        raise UserError(
+            f"{path}: its options name no architecture that this version can build "
+            f"({reason}); use another file"
+        ) from error
     opt.batch_size = batch_size
     if "domain_A_path" not in found.options:
         opt.domain_A_path = opt.domain_B_path = None
@@ -115,14 +122,20 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
         if key in given and given[key] != value:
             raise UserError(
                 f"--{key} {given[key]}: --init_from {found.path} was made with {shown(value)}; "
-                f"leave --{key} out" + (", or start from the generators alone, which publish.py "
-                                        "takes out" if "netD_A" in found.nets else "")
-            )  # fmt: skip
-    taken = {key: found.options[key] for key in ("image_size", "crop")
-             if key in found.options and key not in given}  # fmt: skip
+                f"leave --{key} out"
+                + (
+                    ", or start from the generators alone, which publish.py takes out"
+                    if "netD_A" in found.nets
+                    else ""
+                )
+            )
+    taken = {
+        key: found.options[key]
+        for key in ("image_size", "crop")
+        if key in found.options and key not in given
+    }
     try:
-        new = resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given,
-                              found.path)  # fmt: skip
+        new = resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given, found.path)
         check_size(new, found.nets, None, found.path)
         return new
     except UserError as error:
@@ -134,8 +147,10 @@ def check_model(wanted: str | None, found: Found) -> None:
     """Raise UserError if --model names another one than a file holds."""
     held = found.options.get("model", "cyclegan")
     if wanted not in (None, held):
-        raise UserError(f"--model {wanted}: {found.path} holds a {held}; leave --model out, or "
-                        "name another file")  # fmt: skip
+        raise UserError(
+            f"--model {wanted}: {found.path} holds a {held}; leave --model out, or "
+            "name another file"
+        )
 
 
 def refuse_dtn(found: Found, wanted_by: str) -> None:
@@ -151,8 +166,10 @@ def start_from(model: TranslationModel, found: Found) -> None:
             _load(found, name.removesuffix("_ema"), net)
     distributed.copy_from_rank_zero(model.nets.values())
     fresh = [name for name in model.nets if name.removesuffix("_ema") not in found.nets]
-    print(f"Starting from {found.path} ({found.about}): {', '.join(found.nets)}"
-          + (f"; {', '.join(fresh)} from chance" if fresh else ""))  # fmt: skip
+    print(
+        f"Starting from {found.path} ({found.about}): {', '.join(found.nets)}"
+        + (f"; {', '.join(fresh)} from chance" if fresh else "")
+    )
 
 
 def _load(found: Found, name: str, net: nn.Module) -> None:
@@ -162,8 +179,10 @@ def _load(found: Found, name: str, net: nn.Module) -> None:
         reason = " ".join(str(error).split())  # names all keys missing, left over, of other shape
         for theirs, ours in ORIGINAL_NAMES.items() if found.about == ORIGINAL else ():
             reason = reason.replace(ours, theirs)
-        raise UserError(f"{found.path}: {name} is not of the architecture that its options or "
-                        f"shapes tell: {reason}; use another checkpoint") from error  # fmt: skip
+        raise UserError(
+            f"{found.path}: {name} is not of the architecture that its options or "
+            f"shapes tell: {reason}; use another checkpoint"
+        ) from error
 
 
 def shape_options(options: dict, net: str) -> dict:

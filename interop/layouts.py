@@ -39,11 +39,18 @@ ORIGINAL = "of anime_person_translation, 2018"
 ORIGINAL_NAMES = {
     "up_sample.": "encoder.",
     **{f"l{i + 1}.0.module.": f"decoder.{3 * i}." for i in range(4)},
-    **{f"up_attn{i}.{theirs}": f"attention_{size}.{ours}" for i, size in ((1, 16), (2, 32))
-       for theirs, ours in (("conv_f.", "query."), ("conv_g.", "key."), ("conv_h.", "value."),
-                            ("gamma", "gamma"))},
+    **{
+        f"up_attn{i}.{theirs}": f"attention_{size}.{ours}"
+        for i, size in ((1, 16), (2, 32))
+        for theirs, ours in (
+            ("conv_f.", "query."),
+            ("conv_g.", "key."),
+            ("conv_h.", "value."),
+            ("gamma", "gamma"),
+        )
+    },
     "last.": "head.",
-}  # fmt: skip
+}
 WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # of nn.DataParallel and torch.compile
 
 
@@ -110,8 +117,10 @@ def _folder(folder: Path, direction: str | None) -> Found:
         found, *others = (read_generators(path) for path in published)
         for other in others:
             if other.options != found.options:
-                raise UserError(f"{folder}: {PUBLISHED['AtoB']} and {PUBLISHED['BtoA']} are of two "
-                                "architectures; name one of them")  # fmt: skip
+                raise UserError(
+                    f"{folder}: {PUBLISHED['AtoB']} and {PUBLISHED['BtoA']} are of two "
+                    "architectures; name one of them"
+                )
             found.nets |= other.nets
         found.path = folder
         return found
@@ -135,8 +144,9 @@ def _run(path: Path, state: dict) -> Found:
         averaged = any(name.endswith("_ema") for name in nets)
         weights = {
             name: _floats(path, nets.get(f"{name}_ema", weights))
-            for name, weights in nets.items() if not name.endswith("_ema")
-        }  # fmt: skip
+            for name, weights in nets.items()
+            if not name.endswith("_ema")
+        }
         for name in GENERATORS.values():
             _divide_out_spectral_norm(weights.get(name, {}))
         options, steps = dict(state["options"]), state["model"]["steps"]
@@ -144,11 +154,21 @@ def _run(path: Path, state: dict) -> Found:
         if type(steps) is not int or not isinstance(encoder_options, dict | None):
             raise TypeError("steps or encoder_options")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-        raise UserError(f"{path}: a checkpoint that lacks or mixes up {error}; use another "
-                        "one") from error  # fmt: skip
+        raise UserError(
+            f"{path}: a checkpoint that lacks or mixes up {error}; use another one"
+        ) from error
     about = f"epoch {state['epoch']}, {'averaged weights' if averaged else 'weights as trained'}"
-    return Found(path, options, weights, about, state["epoch"], steps, state.get("data", {}),
-                 encoder_options, state.get("held_out", {}))  # fmt: skip
+    return Found(
+        path,
+        options,
+        weights,
+        about,
+        state["epoch"],
+        steps,
+        state.get("data", {}),
+        encoder_options,
+        state.get("held_out", {}),
+    )
 
 
 def _divide_out_spectral_norm(weights: dict[str, Tensor]) -> None:
@@ -165,8 +185,10 @@ def _divide_out_spectral_norm(weights: dict[str, Tensor]) -> None:
 def _published(path: Path, state: dict) -> Found:
     """A file of publish.py: one generator."""
     if type(state["published"]) is not int or state["published"] != PUBLISHED_FORMAT:
-        raise UserError(f"{path}: published in format {shown(state['published'])}, but this "
-                        f"version reads {PUBLISHED_FORMAT}")  # fmt: skip
+        raise UserError(
+            f"{path}: published in format {shown(state['published'])}, but this "
+            f"version reads {PUBLISHED_FORMAT}"
+        )
     try:
         name = GENERATORS[state["direction"]]
         keys = ("generator", "ngf", "n_blocks", "attention", "image_size", "crop")
@@ -194,13 +216,17 @@ def _original(path: Path, state: dict) -> Found:
         if net in nets:
             nets[net][layer] = value
         elif net not in ("netD_A", "netD_B", "criterionGAN"):
-            raise UserError(f"{path}: looks like a checkpoint of anime_person_translation, but has "
-                            f"{key} too; use another file")  # fmt: skip
+            raise UserError(
+                f"{path}: looks like a checkpoint of anime_person_translation, but has "
+                f"{key} too; use another file"
+            )
     for name, weights in nets.items():
         weights = _floats(path, weights)
         if weights.get("up_sample.0.weight", torch.empty(0)).dim() != 4:
-            raise UserError(f"{path}: {name} has no up_sample.0.weight; of the generators of "
-                            "anime_person_translation only 'sn' is known")  # fmt: skip
+            raise UserError(
+                f"{path}: {name} has no up_sample.0.weight; of the generators of "
+                "anime_person_translation only 'sn' is known"
+            )
         nets[name] = {_our_name(key): value for key, value in weights.items()}
         for theirs, ours in ORIGINAL_NAMES.items():
             if not theirs.endswith("module."):
@@ -241,12 +267,15 @@ def _cyclegan(path: Path, nets: dict[str, object]) -> Found:
         statistics = ("running_mean", "running_var", "num_batches_tracked")
         nets[name] = {
             key.replace("conv_block.6.", "conv_block.5."): value
-            for key, value in weights.items() if not key.endswith(statistics)
-        }  # fmt: skip
+            for key, value in weights.items()
+            if not key.endswith(statistics)
+        }
     weights = next(iter(nets.values()))
     if weights.get("model.1.weight", torch.empty(0)).dim() != 4:
-        raise UserError(f"{path}: has no model.1.weight; of the generators of "
-                        "pytorch-CycleGAN-and-pix2pix only the resnet ones are known")  # fmt: skip
+        raise UserError(
+            f"{path}: has no model.1.weight; of the generators of "
+            "pytorch-CycleGAN-and-pix2pix only the resnet ones are known"
+        )
     ngf = len(weights["model.1.weight"])
     n_blocks = len({key.split(".")[1] for key in weights if ".conv_block." in key})
     about = f"of pytorch-CycleGAN-and-pix2pix, {n_blocks} blocks"

@@ -28,15 +28,18 @@ MOST_BYTES = 16 << 20  # of one file: a repository keeps every version for ever
 def main() -> None:
     opt = publish_options()
     path = find_generators(opt)
-    model, found = load_generators(path, [], batch_size=8, direction=opt.direction,
-                                   image_size=opt.image_size)  # fmt: skip
+    model, found = load_generators(
+        path, [], batch_size=8, direction=opt.direction, image_size=opt.image_size
+    )
     refuse_dtn(found, "publish.py")
     directions = [opt.direction] if opt.direction else model.directions
     files = {direction: Path(opt.output) / PUBLISHED[direction] for direction in directions}
     there = [file for file in files.values() if file.exists()]
     if there and not opt.overwrite:
-        raise UserError(f"--output {opt.output}: {there[0].name} exists there already; choose "
-                        "another folder, or replace it with --overwrite")  # fmt: skip
+        raise UserError(
+            f"--output {opt.output}: {there[0].name} exists there already; choose "
+            "another folder, or replace it with --overwrite"
+        )
 
     states = {direction: published(found, model.opt, direction) for direction in directions}
     for direction, file in files.items():
@@ -49,9 +52,11 @@ def main() -> None:
         again, _ = load_generators(file, [], batch_size=8)
         before, after = (m.translate(x, direction, and_back=False)[0] for m in (model, again))
         difference = (after - before).abs().max().item()
-        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, from {path} ({found.about}); on 8 "
-              f"random images its outputs differ by at most {difference * 127.5:.2f} of 255 "
-              "grey levels from the original's")  # fmt: skip
+        print(
+            f"{file}: {file.stat().st_size / 1e6:.1f} MB, from {path} ({found.about}); on 8 "
+            f"random images its outputs differ by at most {difference * 127.5:.2f} of 255 "
+            "grey levels from the original's"
+        )
 
 
 def published(found: Found, opt: Namespace, direction: str) -> dict:
@@ -69,14 +74,17 @@ def published(found: Found, opt: Namespace, direction: str) -> dict:
     }
     for key, value in weights.items():
         if not torch.isfinite(value).all():
-            raise UserError(f"{found.path}: {key} holds numbers beyond half precision; it cannot "
-                            "be published")  # fmt: skip
+            raise UserError(
+                f"{found.path}: {key} holds numbers beyond half precision; it cannot be published"
+            )
     file = io.BytesIO()
     torch.save(state, file)
     if file.tell() > MOST_BYTES:
-        raise UserError(f"{found.path}: {PUBLISHED[direction]} would have {file.tell() / 1e6:.1f} "
-                        f"MB, at most {MOST_BYTES / 1e6:.1f} MB are allowed; train with fewer "
-                        "--n_blocks or a smaller --ngf")  # fmt: skip
+        raise UserError(
+            f"{found.path}: {PUBLISHED[direction]} would have {file.tell() / 1e6:.1f} "
+            f"MB, at most {MOST_BYTES / 1e6:.1f} MB are allowed; train with fewer "
+            "--n_blocks or a smaller --ngf"
+        )
     return state
 
 

@@ -44,8 +44,10 @@ class Table:
     def column(self, name: str) -> int:
         """Where a column stands. Raises UserError with all names if there is none like that."""
         if name not in self.columns:
-            raise UserError(f"--attributes {name}: {self.where} has no such column; it has "
-                            f"{', '.join(self.columns)}")  # fmt: skip
+            raise UserError(
+                f"--attributes {name}: {self.where} has no such column; it has "
+                f"{', '.join(self.columns)}"
+            )
         return self.columns.index(name)
 
 

@@ -69,6 +69,8 @@ class PixelsInMemory:
             with self.changed:
                 self.free += pixels
                 self.changed.notify_all()
+
+
 IN_MEMORY = PixelsInMemory(MAX_PIXELS)
 
 

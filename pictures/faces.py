@@ -37,16 +37,25 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def add_face_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--detect_faces", action="store_true",
-                       help="cut out each face that OpenCV finds (pip install "
-                       '"opencv-python-headless<5")')  # fmt: skip
-    group.add_argument("--cascade", metavar="FILE",
-                       help="another cascade for --detect_faces, such as one for anime faces; "
-                       "the default one is for photographs")  # fmt: skip
-    group.add_argument("--face_margin", type=number(least=1), default=FACE_MARGIN,
-                       help="side of the square that is cut out, over the side of the detected "
-                       "box (default: %(default)s, as --crop celeba; 1.77: as --crop center of "
-                       "CelebA's 178x218 pictures)")  # fmt: skip
+    group.add_argument(
+        "--detect_faces",
+        action="store_true",
+        help='cut out each face that OpenCV finds (pip install "opencv-python-headless<5")',
+    )
+    group.add_argument(
+        "--cascade",
+        metavar="FILE",
+        help="another cascade for --detect_faces, such as one for anime faces; "
+        "the default one is for photographs",
+    )
+    group.add_argument(
+        "--face_margin",
+        type=number(least=1),
+        default=FACE_MARGIN,
+        help="side of the square that is cut out, over the side of the detected "
+        "box (default: %(default)s, as --crop celeba; 1.77: as --crop center of "
+        "CelebA's 178x218 pictures)",
+    )
 
 
 def face_detector(opt: Namespace) -> "FaceDetector | None":
@@ -101,8 +110,10 @@ class FaceDetector:
         if boxes := self._search(self.profiles, image):
             return boxes
         mirrored = self._search(self.profiles, ImageOps.mirror(image))
-        return [(image.width - right, top, image.width - left, bottom)
-                for left, top, right, bottom in reversed(mirrored)]  # fmt: skip
+        return [
+            (image.width - right, top, image.width - left, bottom)
+            for left, top, right, bottom in reversed(mirrored)
+        ]
 
     def _search(self, file: str, image: Image.Image) -> list[Box]:
         cascades = self.of_thread.__dict__  # one cascade keeps the state of one search
@@ -116,9 +127,11 @@ class FaceDetector:
             # A face that fills its picture is found more often with something around it.
             edge = max(size) // 8
             found = cascades[file].detectMultiScale(
-                np.pad(pixels, edge, mode="edge"), scaleFactor=1.1, minNeighbors=5,
+                np.pad(pixels, edge, mode="edge"),
+                scaleFactor=1.1,
+                minNeighbors=5,
                 minSize=(SMALLEST_FACE, SMALLEST_FACE),
-            )  # fmt: skip
+            )
         squares = []
         for left, top, width, height in sorted(map(tuple, np.reshape(found, (-1, 4)).tolist())):
             side = max(1, round(self.margin * width / scale))
@@ -142,13 +155,17 @@ def squares_of_faces(
         notes = ["a face from the side: the model learned them from the front; expect little"]
     if not boxes:
         least = round(SMALLEST_FACE * max(1, max(photo.size) / LONG_SIDE))
-        notes = ["no face found (upright, from the front, at least "
-                 f"{least} pixels wide), its middle is taken"]  # fmt: skip
+        notes = [
+            "no face found (upright, from the front, at least "
+            f"{least} pixels wide), its middle is taken"
+        ]
         return [crop_box(photo.size, of_model.crop)], notes
     for place, (left, _, right, _) in enumerate(boxes, 1):
         if right - left < of_model.image_size:
-            notes.append(f"face {place} of {len(boxes)} is only {right - left} pixels wide, and "
-                         f"the model takes {of_model.image_size}; expect a blur")  # fmt: skip
+            notes.append(
+                f"face {place} of {len(boxes)} is only {right - left} pixels wide, and "
+                f"the model takes {of_model.image_size}; expect a blur"
+            )
     return boxes, notes
 
 

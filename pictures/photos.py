@@ -68,8 +68,10 @@ def translate_files(model: "TranslationModel", opt: Namespace) -> None:
                         continue
                     image = paste_back(path, pasted.pop(path))
                 elif opt.scale > 1:
-                    image = image.resize((image.width * opt.scale, image.height * opt.scale),
-                                         Image.Resampling.LANCZOS)  # fmt: skip
+                    image = image.resize(
+                        (image.width * opt.scale, image.height * opt.scale),
+                        Image.Resampling.LANCZOS,
+                    )
                 save_picture(target, image)
                 written[target] = path
             count += len(chunk)
@@ -140,22 +142,28 @@ def output_name(name: Path, shows: str | None) -> Path:
 
 def check_targets(plan: Plan, opt: Namespace) -> None:
     """Raise UserError if one of the pictures would be written over another one, or an input."""
-    targets = [target for _, pictures in plan
-               for target in dict.fromkeys(target for target, _ in pictures)]  # fmt: skip
+    targets = [
+        target for _, pictures in plan for target in dict.fromkeys(target for target, _ in pictures)
+    ]
     sources = {os.path.realpath(path) for path, _ in plan}
     lost = [target for target in targets if os.path.realpath(target) in sources]
     if lost:
-        raise UserError(f"--output {opt.output}: {lost[0]} is one of the pictures of {named(opt)}; "
-                        "name another folder")  # fmt: skip
+        raise UserError(
+            f"--output {opt.output}: {lost[0]} is one of the pictures of {named(opt)}; "
+            "name another folder"
+        )
     twice = [target for target, count in Counter(targets).items() if count > 1]
     if twice:
-        raise UserError(f"{named(opt)}: two pictures would be written to {twice[0]}; "
-                        "rename one of them")  # fmt: skip
+        raise UserError(
+            f"{named(opt)}: two pictures would be written to {twice[0]}; rename one of them"
+        )
     there = [target for target in targets if target.exists()]
     if there and not opt.overwrite:
         more = f" and {len(there) - 1} more exist" if len(there) > 1 else " exists"
-        raise UserError(f"--output {opt.output}: {there[0].name}{more} there already; choose "
-                        "another folder, or replace what is there with --overwrite")  # fmt: skip
+        raise UserError(
+            f"--output {opt.output}: {there[0].name}{more} there already; choose "
+            "another folder, or replace what is there with --overwrite"
+        )
 
 
 def cut_out(

@@ -41,8 +41,16 @@ FACES = {"cascade": [beside("detect_faces")], "face_margin": [beside("detect_fac
 
 REPORT = "report.json"
 SAVE_SECONDS = 30  # between saves of the report: what is lost when the process is killed
-RESULT_OPTIONS = ("image_size", "crop", "min_size", "partition", "attributes", "detect_faces",
-                  "cascade", "face_margin")  # fmt: skip
+RESULT_OPTIONS = (
+    "image_size",
+    "crop",
+    "min_size",
+    "partition",
+    "attributes",
+    "detect_faces",
+    "cascade",
+    "face_margin",
+)
 
 
 @one_line_errors
@@ -73,21 +81,32 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--source", required=True, help="folder or zip archive of pictures")
     data.add_argument("--output", required=True, help="folder for the training pictures")
     data.add_argument("--image_size", type=whole(8), default=64, help="side of the square, pixels")
-    data.add_argument("--crop", choices=CROPS, default="celeba",
-                      help="celeba: tight on the face of 178x218 CelebA pictures, center for "
-                      "others; center: the largest square")  # fmt: skip
+    data.add_argument(
+        "--crop",
+        choices=CROPS,
+        default="celeba",
+        help="celeba: tight on the face of 178x218 CelebA pictures, center for "
+        "others; center: the largest square",
+    )
     data.add_argument(
         "--min_size",
         type=whole(1),
         default=32,
         help="leave out what is less than N pixels wide before it is resized",
     )
-    data.add_argument("--num_workers", type=whole(0), default=min(8, os.cpu_count() or 1),
-                      help="threads; 0 = none of its own")  # fmt: skip
+    data.add_argument(
+        "--num_workers",
+        type=whole(0),
+        default=min(8, os.cpu_count() or 1),
+        help="threads; 0 = none of its own",
+    )
     celeba = parser.add_argument_group("CelebA (its tables are looked for in and beside --source)")
-    celeba.add_argument("--partition", choices=("all", *PARTITIONS), default="all",
-                        help="only this part of list_eval_partition, which no person shares "
-                        "with another part")  # fmt: skip
+    celeba.add_argument(
+        "--partition",
+        choices=("all", *PARTITIONS),
+        default="all",
+        help="only this part of list_eval_partition, which no person shares with another part",
+    )
     celeba.add_argument(
         "--attributes",
         nargs="+",
@@ -106,8 +125,10 @@ def prepare_options(argv: Sequence[str] | None = None) -> Namespace:
     refuse_unread(FACES, given_options(parser, argv), opt)
     source, output = Path(os.path.realpath(opt.source)), Path(os.path.realpath(opt.output))
     if source.is_dir() and source in (output, *output.parents):
-        raise UserError(f"--output {opt.output}: lies inside --source {opt.source}, so that the "
-                        "next call would take it for a source; name a folder outside")  # fmt: skip
+        raise UserError(
+            f"--output {opt.output}: lies inside --source {opt.source}, so that the "
+            "next call would take it for a source; name a folder outside"
+        )
     return opt
 
 
@@ -119,9 +140,7 @@ def attribute(text: str) -> str:
     return text
 
 
-def chosen(
-    source: PictureSource, opt: Namespace
-) -> tuple[list[str], Table | None, Table | None]:
+def chosen(source: PictureSource, opt: Namespace) -> tuple[list[str], Table | None, Table | None]:
     """The files that --partition and --attributes ask for; attributes and identities, if there.
 
     Raises UserError where a table is asked for and missing, wrong, or about other pictures.
@@ -131,8 +150,10 @@ def chosen(
         if found := source.find_table(names):
             return read_table(*found, allowed, **wanted)
         if flag:
-            raise UserError(f"{flag}: needs CelebA's {' or '.join(names)}, which is neither in "
-                            f"nor beside --source {source.path}; put it there")  # fmt: skip
+            raise UserError(
+                f"{flag}: needs CelebA's {' or '.join(names)}, which is neither in "
+                f"nor beside --source {source.path}; put it there"
+            )
         return None
 
     names = source.names
@@ -142,8 +163,10 @@ def chosen(
         number = PARTITIONS.index(opt.partition)
         names = [name for name in names if table.row(name) == (number,)]
         if not names:
-            raise UserError(f"{flag}: {table.where} puts none of the {len(source.names)} files of "
-                            f"--source {source.path} into it; are they CelebA's?")  # fmt: skip
+            raise UserError(
+                f"{flag}: {table.where} puts none of the {len(source.names)} files of "
+                f"--source {source.path} into it; are they CelebA's?"
+            )
     flag = f"--attributes {' '.join(opt.attributes)}" if opt.attributes else None
     table = load(ATTRIBUTE_TABLES, (-1, 0, 1), flag)
     for text in opt.attributes or ():
@@ -152,8 +175,10 @@ def chosen(
         rows = ((name, table.row(name)) for name in names)
         names = [name for name, row in rows if row and (row[column] > 0) == (value == "1")]
     if not names:
-        raise UserError(f"{flag}: {table.where} says this of none of the files of --source "
-                        f"{source.path}; ask for less")  # fmt: skip
+        raise UserError(
+            f"{flag}: {table.where} says this of none of the files of --source "
+            f"{source.path}; ask for less"
+        )
     people = load(IDENTITY_TABLES, range(2**31), None, columns=1)
     return names, table, people
 
@@ -178,16 +203,21 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
                 if before["options"].get(key) != value:
                     was = f"--{key} {before['options'].get(key)} and not {value}"
                     was = "other files in --source" if key == "source_files" else was
-                    raise UserError(f"--output {output}: was made with {was}; choose another "
-                                    "folder, or the same options to go on")  # fmt: skip
+                    raise UserError(
+                        f"--output {output}: was made with {was}; choose another "
+                        "folder, or the same options to go on"
+                    )
             return {key: before[key] for key in ("options", "left_out", "pictures")}
     except FileNotFoundError as error:
         if os.path.isdir(output):
-            raise UserError(f"--output {output}: is not empty, and holds no {REPORT} of an earlier "
-                            "call to go on with; choose another folder") from error  # fmt: skip
+            raise UserError(
+                f"--output {output}: is not empty, and holds no {REPORT} of an earlier "
+                "call to go on with; choose another folder"
+            ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--output {output}: cannot be used ({error}); choose another "
-                        "folder") from error  # fmt: skip
+        raise UserError(
+            f"--output {output}: cannot be used ({error}); choose another folder"
+        ) from error
     report = {"options": options, "left_out": {}, "pictures": {}}
     save_report(output, report)
     return report
@@ -199,9 +229,12 @@ def is_report(report: object) -> bool:
         files = list(chain.from_iterable(report["pictures"].values()))
         reasons = list(chain.from_iterable(report["left_out"].values()))
         lists = [*report["pictures"].values(), *report["left_out"].values()]
-        return (isinstance(report["options"], dict) and all(isinstance(x, list) for x in lists)
-                and all(isinstance(x, str) for x in files + reasons)
-                and all(Path(file).name == file for file in files))  # fmt: skip
+        return (
+            isinstance(report["options"], dict)
+            and all(isinstance(x, list) for x in lists)
+            and all(isinstance(x, str) for x in files + reasons)
+            and all(Path(file).name == file for file in files)
+        )
     except (LookupError, TypeError, AttributeError):
         return False
 
@@ -227,8 +260,10 @@ def finish(
     save_report(output, {"finished": True, "counts": counts} | report)
     lost = ", ".join(f"{number} {reason}" for reason, number in why.most_common())
     if not total:
-        raise UserError(f"--source {source.path}: none of {len(names)} files gave a picture "
-                        f"({lost}); {output / REPORT} says why for each")  # fmt: skip
+        raise UserError(
+            f"--source {source.path}: none of {len(names)} files gave a picture "
+            f"({lost}); {output / REPORT} says why for each"
+        )
     asked = f" ({others} more were not asked for)" if others else ""
     print(f"{output}: {total} pictures of {len(names)} files{asked}")
     if lost:
@@ -239,8 +274,10 @@ def finish(
         with atomic_write(output / "attributes.csv") as file:
             file.write(attributes_csv(attributes, people, pictures))
         also = " and whose face it is" if people else ""
-        print(f"{output / 'attributes.csv'}: {len(attributes.columns)} attributes of each{also}, "
-              "for evaluate.py --attributes")  # fmt: skip
+        print(
+            f"{output / 'attributes.csv'}: {len(attributes.columns)} attributes of each{also}, "
+            "for evaluate.py --attributes"
+        )
 
 
 # ---- pictures ----------------------------------------------------------------------------------

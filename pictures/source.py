@@ -47,8 +47,10 @@ class PictureSource:
             ) from error
         self.names = sorted(filter(is_visible_image, self.members))
         if not self.names:
-            raise UserError(f"{flag} {self.path}: no images in this archive, {len(self.members)} "
-                            f"other files (looked for {', '.join(IMAGE_TYPES)})")  # fmt: skip
+            raise UserError(
+                f"{flag} {self.path}: no images in this archive, {len(self.members)} "
+                f"other files (looked for {', '.join(IMAGE_TYPES)})"
+            )
         unpacked = sum(self.members[name].file_size for name in self.names)
         if unpacked > max(HARMLESS_BYTES, MAX_UNPACKED * self.path.stat().st_size):
             raise UserError(

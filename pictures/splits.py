@@ -27,9 +27,11 @@ def split(
     names = set(names)
     held = np.array([path in names for path in paths])
     if flag and not held.any():
-        raise UserError(f"{flag}: none of the {len(names)} images that the run holds out is among "
-                        f"the {len(paths)} there; set it to the run's own folder, or start a new "
-                        "run from this one with --init_from")  # fmt: skip
+        raise UserError(
+            f"{flag}: none of the {len(names)} images that the run holds out is among "
+            f"the {len(paths)} there; set it to the run's own folder, or start a new "
+            "run from this one with --init_from"
+        )
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
@@ -41,9 +43,11 @@ def refuse_changes(given: dict, saved: dict, name: str) -> None:
     before = saved["options"]
     holdout = before.get("holdout")
     if given.get("holdout", holdout) != holdout:
-        raise UserError(f"--holdout {given['holdout']}: {name} was begun with {holdout}, "
-                        "and has trained on all others; leave it out, or start a new "
-                        "run")  # fmt: skip
+        raise UserError(
+            f"--holdout {given['holdout']}: {name} was begun with {holdout}, "
+            "and has trained on all others; leave it out, or start a new "
+            "run"
+        )
     for key in ("batch_size", "dataset_size", "seed"):
         if saved["batch"] and given.get(key, before.get(key)) != before.get(key):
             raise UserError(
@@ -64,9 +68,11 @@ def held_out_is_other(
     if "held_out" not in saved:
         so += ", and some of those held out now may have been trained on"
     changed = [
-        tell_if_changed(getattr(opt, key), now[key], saved.get("data", {}).get(key),
-                        f"{path} was saved", so) for key in now
-    ]  # fmt: skip
+        tell_if_changed(
+            getattr(opt, key), now[key], saved.get("data", {}).get(key), f"{path} was saved", so
+        )
+        for key in now
+    ]
     return saved["measured_on"] != measured_on if "measured_on" in saved else any(changed)
 
 
@@ -89,8 +95,10 @@ def refuse_swapped(now: dict[str, str], before: dict[str, str], whose: str) -> N
 
         if all(known(now, k) == known(before, other[k]) != known(before, k) for k in now):
             flags = " and ".join(f"--{key}" for key in now)
-            raise UserError(f"{flags}: the domains are swapped, as {whose} shows: its files of one "
-                            "are those of the other here; A is anime, B is persons")  # fmt: skip
+            raise UserError(
+                f"{flags}: the domains are swapped, as {whose} shows: its files of one "
+                "are those of the other here; A is anime, B is persons"
+            )
 
 
 def tell_if_changed(folder: Path | str, now: str, before: object, since: str, so: str) -> bool:
@@ -104,8 +112,10 @@ def tell_if_changed(folder: Path | str, now: str, before: object, since: str, so
     if changed:
         print(f"warning: {folder} has changed since {since}; {so}")
     elif len(parts) < 2:
-        print(f"{folder}: whether its images are those of {since} is not known, since an older "
-              "version did not save what they held")  # fmt: skip
+        print(
+            f"{folder}: whether its images are those of {since} is not known, since an older "
+            "version did not save what they held"
+        )
     return changed
 
 

@@ -15,10 +15,11 @@ def read_table(path: Path) -> tuple[list[str], dict[str, list[float]]]:
     """
     rows = _rows(path)
     names = [
-        name for name in rows[0]
+        name
+        for name in rows[0]
         if name not in ("file", "split", "identity")
         and {row[name] for row in rows} <= {"0", "1", "-1", ""}
-    ]  # fmt: skip
+    ]
     if not names:
         raise UserError(f"--attributes {path}: no column holds 0 and 1 alone, beside 'file'")
     values = {"0": 0.0, "-1": 0.0, "1": 1.0, "": float("nan")}
@@ -48,8 +49,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
     for row in rows:
         other = first.setdefault(Path(row["file"]).stem, row)
         if other | {"file": ""} != row | {"file": ""}:
-            raise UserError(f"--attributes {path}: {other['file']} and {row['file']} have one name "
-                            "and differ; give each folder a table of its own")  # fmt: skip
+            raise UserError(
+                f"--attributes {path}: {other['file']} and {row['file']} have one name "
+                "and differ; give each folder a table of its own"
+            )
     return rows
 
 
@@ -65,6 +68,8 @@ def refuse_ambiguous(table: dict[str, object], *folders: tuple[list[str], Sequen
             if stem in table:
                 other, before = seen.setdefault(stem, (name, image))
                 if not bool((before == image).all()):
-                    raise UserError(f"--attributes: one row, {stem}, for two images, {other} and "
-                                    f"{name}; name one table for each folder, that of training "
-                                    "first, and no two images of a folder alike")  # fmt: skip
+                    raise UserError(
+                        f"--attributes: one row, {stem}, for two images, {other} and "
+                        f"{name}; name one table for each folder, that of training "
+                        "first, and no two images of a folder alike"
+                    )

@@ -27,14 +27,34 @@ MOST_VIEWS = 4  # times a file's size: what its tensors may hold in all, sharing
 MOST_SIDES = 64
 DEEPEST_TUPLE = 8  # Python hashes tuples by recursion, without a limit
 CHUNK = 1 << 20
-STORAGES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2,
-            "Char": 1, "Byte": 1, "Bool": 1, "ComplexFloat": 8, "ComplexDouble": 16}  # fmt: skip
+STORAGES = {
+    "Double": 8,
+    "Float": 4,
+    "Half": 2,
+    "BFloat16": 2,
+    "Long": 8,
+    "Int": 4,
+    "Short": 2,
+    "Char": 1,
+    "Byte": 1,
+    "Bool": 1,
+    "ComplexFloat": 8,
+    "ComplexDouble": 16,
+}
 TENSOR, PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
 ORDERED, SIZE = "collections OrderedDict", "torch Size"
 CALLED = {TENSOR, PARAMETER, ORDERED, SIZE}
 KNOWN = CALLED | {f"torch {kind}Storage" for kind in STORAGES}
-VALUES = {"BINUNICODE", "SHORT_BINSTRING", "BINSTRING", "BININT", "BININT1", "BININT2", "LONG1",
-          "BINFLOAT"}  # fmt: skip
+VALUES = {
+    "BINUNICODE",
+    "SHORT_BINSTRING",
+    "BINSTRING",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+}
 OPAQUE = object()  # a value that needs no second look
 
 
@@ -205,8 +225,13 @@ def _directory(file: BinaryIO, end: int) -> dict[str, _Record]:
         local = _at(file, header, 30)
         _, _, _, packing, *_, local_names, local_extras = struct.unpack("<4s5H3L2H", local)
         start = header + 30 + local_names + local_extras
-        if (local[:4] != b"PK\3\4" or packing or _at(file, header + 30, local_names) != raw
-                or header < behind or start + plain > offset):  # fmt: skip
+        if (
+            local[:4] != b"PK\3\4"
+            or packing
+            or _at(file, header + 30, local_names) != raw
+            or header < behind
+            or start + plain > offset
+        ):
             raise Damaged(f"its record {name} is not where the directory says")
         if name.lower() in seen:  # as torch compares them
             raise Damaged(f"it holds {name} twice")
@@ -384,16 +409,26 @@ class _Pickle:
         kind, number_type, key, _, size, *view = described
         item = STORAGES[number_type.removeprefix("torch ").removesuffix("Storage")]
         storage = _Storage(key, size, item)
-        if (kind != "storage" or type(number_type) is not _Name or type(key) is not str
-                or not _whole(size) or view not in ([], [OPAQUE])
-                or self.storages.setdefault(key, storage) != storage):  # fmt: skip
+        if (
+            kind != "storage"
+            or type(number_type) is not _Name
+            or type(key) is not str
+            or not _whole(size)
+            or view not in ([], [OPAQUE])
+            or self.storages.setdefault(key, storage) != storage
+        ):
             raise Damaged("a storage in it is declared in an unknown way")
         return storage
 
     def tensor(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_) -> None:
         count = math.prod(shape) if all(map(_whole, shape)) and len(shape) <= MOST_SIDES else -1
-        if (count < 0 or not all(map(_whole, (offset, *strides))) or len(strides) != len(shape)
-                or type(storage) is not _Storage or offset > storage.size):  # fmt: skip
+        if (
+            count < 0
+            or not all(map(_whole, (offset, *strides)))
+            or len(strides) != len(shape)
+            or type(storage) is not _Storage
+            or offset > storage.size
+        ):
             raise Damaged("a tensor in it has no possible shape")
         last = sum((side - 1) * step for side, step in zip(shape, strides, strict=True))
         self.left -= count * storage.item

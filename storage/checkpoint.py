@@ -51,22 +51,6 @@ def read_or_point_beside(path: Path) -> object:
         raise
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def find_checkpoint(name: str | None, pattern: str = "*", model: str | None = None) -> Path:
     """The latest checkpoint of a run, or of the newest one whose name fits, and its --model.
 
@@ -78,13 +62,18 @@ def find_checkpoint(name: str | None, pattern: str = "*", model: str | None = No
             raise UserError(f"--name {name}: there is no {path}; {_runs_found()}")
         return path
     paths = sorted(ROOT.glob(f"{pattern}/latest.pth"), key=lambda p: p.stat().st_mtime)
-    fits = (p for p in reversed(paths)
-            if model in (None, load_checkpoint(p)["options"].get("model", "cyclegan")))  # fmt: skip
+    fits = (
+        p
+        for p in reversed(paths)
+        if model in (None, load_checkpoint(p)["options"].get("model", "cyclegan"))
+    )
     if path := next(fits, None):
         return path
     of, flag = (f" of --model {model}", f" --model {model}") if model else ("", "")
-    raise UserError(f"no checkpoint {ROOT / pattern / 'latest.pth'}{of} here; train one first, for "
-                    f"example with: python train.py{flag} --demo")  # fmt: skip
+    raise UserError(
+        f"no checkpoint {ROOT / pattern / 'latest.pth'}{of} here; train one first, for "
+        f"example with: python train.py{flag} --demo"
+    )
 
 
 def free_names(name: str) -> Iterator[str]:

@@ -22,8 +22,9 @@ class DamagedFile(UserError):
     """A file of tensors that is not as it was written, so that another copy may help."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: not loaded, it is damaged or incomplete ({reason}); use another "
-                         "file")  # fmt: skip
+        super().__init__(
+            f"{path}: not loaded, it is damaged or incomplete ({reason}); use another file"
+        )
         self.reason = reason
 
 
@@ -59,8 +60,10 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             temporary.unlink()
         if isinstance(error, OSError):
             advice = "free some space" if error.errno in FULL else "choose another place"
-            raise UserError(f"{path}: cannot be written ({error.strerror or error}); {advice}. "
-                            "What was saved there before is untouched") from error  # fmt: skip
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror or error}); {advice}. "
+                "What was saved there before is untouched"
+            ) from error
         raise
 
 

@@ -73,17 +73,25 @@ def _acquire(path: Path, user: str, wait: bool) -> int | None:
             holder = os.pread(file, 200, 0).decode(errors="replace") or "another process"
             if not wait:
                 os.close(file)
-                raise UserError(f"{user}: {holder} is at work in {path.parent}/; wait for its end, "
-                                "stop it, or choose another one") from None  # fmt: skip
+                raise UserError(
+                    f"{user}: {holder} is at work in {path.parent}/; wait for its end, "
+                    "stop it, or choose another one"
+                ) from None
             if not told:
-                print(f"{user}: waiting for {holder}, which is at work in {path.parent}/",
-                      file=sys.stderr, flush=True)  # fmt: skip
+                print(
+                    f"{user}: waiting for {holder}, which is at work in {path.parent}/",
+                    file=sys.stderr,
+                    flush=True,
+                )
             told = True
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             os.close(file)
-            print(f"warning: {path}: this file system has no locks ({error.strerror}); see to it "
-                  "that no other process works in this folder", file=sys.stderr)  # fmt: skip
+            print(
+                f"warning: {path}: this file system has no locks ({error.strerror}); see to it "
+                "that no other process works in this folder",
+                file=sys.stderr,
+            )
             return None
         # The last holder has removed its file: was it this one?
         with suppress(FileNotFoundError):

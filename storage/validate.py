@@ -20,10 +20,17 @@ def unfit_weight(weights: dict[str, Tensor]) -> str | None:
         if not value.isfinite().all():
             return f"{key} is not finite"
     return None
+
+
 # What a damaged or foreign file makes of its options and weights.
 LOAD_ERRORS = (
-    ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def check_read(parser: argparse.ArgumentParser, options: dict, source: object) -> None:
@@ -45,8 +52,12 @@ def check_read(parser: argparse.ArgumentParser, options: dict, source: object) -
         except (argparse.ArgumentTypeError, ValueError):
             known = False
         if not known:
-            raise UserError(f"{source}: its option {action.dest} cannot be {reprlib.repr(value)}; "
-                            "use another file")  # fmt: skip
+            raise UserError(
+                f"{source}: its option {action.dest} cannot be {reprlib.repr(value)}; "
+                "use another file"
+            )
+
+
 FORMAT = 1
 KEYS = {"format", "options", "epoch", "batch", "totals", "model"}
 
@@ -70,8 +81,9 @@ def as_checkpoint(path: Path, state: object) -> dict:
     }
     for key, kept in rules.items():
         if not kept:
-            raise UserError(f"{path}: its {key} {shown(state[key])} cannot be; use another "
-                            "checkpoint")  # fmt: skip
+            raise UserError(
+                f"{path}: its {key} {shown(state[key])} cannot be; use another checkpoint"
+            )
     return state
 
 
@@ -94,8 +106,14 @@ def _is_number(value: object) -> bool:
 
 def _is_total(item: tuple) -> bool:
     name, total = item
-    return (_is_text(name) and isinstance(total, list | tuple) and len(total) == 2
-            and _is_number(total[0]) and _is_count(total[1]) and total[1] > 0)  # fmt: skip
+    return (
+        _is_text(name)
+        and isinstance(total, list | tuple)
+        and len(total) == 2
+        and _is_number(total[0])
+        and _is_count(total[1])
+        and total[1] > 0
+    )
 
 
 def _are_names(held_out: object) -> bool:
@@ -108,6 +126,8 @@ def _are_names(held_out: object) -> bool:
 
 def _is_best(best: object) -> bool:
     # "swd": of the version before, which judged by it
-    return isinstance(best, dict) and _is_count(best.get("epoch")) and _is_number(
-        best.get("fd", best.get("swd"))
+    return (
+        isinstance(best, dict)
+        and _is_count(best.get("epoch"))
+        and _is_number(best.get("fd", best.get("swd")))
     )

@@ -23,8 +23,9 @@ COUNTS: Counter = Counter()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true",
-                     help="the long form of tests/faults: half an hour")  # fmt: skip
+    parser.addoption(
+        "--long", action="store_true", help="the long form of tests/faults: half an hour"
+    )
 
 
 # Minutes in all: `-m "not slow"` is what a change is tried with first.
@@ -51,8 +52,11 @@ def pytest_terminal_summary(terminalreporter):
     if COUNTS:
         line = ", ".join(f"{name}: {number:,}" for name, number in sorted(COUNTS.items()))
         terminalreporter.write_line(f"faults -- {line}")
-    skipped = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())
-                      if "tests/faults/" in report.nodeid)  # fmt: skip
+    skipped = Counter(
+        report.longrepr[2]
+        for report in terminalreporter.stats.get("skipped", ())
+        if "tests/faults/" in report.nodeid
+    )
     for reason, number in skipped.items():
         terminalreporter.write_line(f"faults -- NOT ATTACKED ({number} tests): {reason}")
 
@@ -100,12 +104,19 @@ def workplace(tmp_path, monkeypatch):
 
 
 RESNET = "--generator resnet --n_blocks 1".split()
-TINY = RESNET + ("--ngf 4 --ndf 4 --batch_size 4 --niter 2 --niter_decay 1 --pool_size 5 "
-                 "--shift 0 --warm_steps 0 --gpu_ids -1").split()  # fmt: skip
+TINY = (
+    RESNET
+    + (
+        "--ngf 4 --ndf 4 --batch_size 4 --niter 2 --niter_decay 1 --pool_size 5 "
+        "--shift 0 --warm_steps 0 --gpu_ids -1"
+    ).split()
+)
 
 
-TINY_DTN = ("--model dtn --f_encoder f.pth --ngf 2 --ndf 4 --batch_size 4 --niter 2 "
-            "--niter_decay 1 --gpu_ids -1").split()  # fmt: skip
+TINY_DTN = (
+    "--model dtn --f_encoder f.pth --ngf 2 --ndf 4 --batch_size 4 --niter 2 "
+    "--niter_decay 1 --gpu_ids -1"
+).split()
 
 
 @pytest.fixture

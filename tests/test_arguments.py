@@ -41,12 +41,28 @@ def test_help_shows_defaults(script, name):
 def test_defaults_are_those_of_the_original():
     opt, given = train_options([])
     expected = {
-        "dataset_size": 50000, "image_size": 64, "batch_size": 64, "niter": 100,
-        "niter_decay": 100, "lr_G": 1e-4, "lr_D": 4e-4, "beta1": 0.0, "beta2": 0.9,
-        "n_critic": 1, "pool_size": 50, "gan_mode": "sn", "discriminator": "sagan",
-        "spectral_norm": True, "init_type": "normal", "init_gain": 0.02, "ckpt_num": 20,
-        "lambda_A": 10.0, "lambda_B": 10.0, "lambda_idt": 0.5, "every_save_images": 1,
-    }  # fmt: skip
+        "dataset_size": 50000,
+        "image_size": 64,
+        "batch_size": 64,
+        "niter": 100,
+        "niter_decay": 100,
+        "lr_G": 1e-4,
+        "lr_D": 4e-4,
+        "beta1": 0.0,
+        "beta2": 0.9,
+        "n_critic": 1,
+        "pool_size": 50,
+        "gan_mode": "sn",
+        "discriminator": "sagan",
+        "spectral_norm": True,
+        "init_type": "normal",
+        "init_gain": 0.02,
+        "ckpt_num": 20,
+        "lambda_A": 10.0,
+        "lambda_B": 10.0,
+        "lambda_idt": 0.5,
+        "every_save_images": 1,
+    }
     assert {key: getattr(opt, key) for key in expected} == expected
     assert given == {}
 

@@ -34,8 +34,14 @@ def flat(net):
     list(itertools.product(GAN_MODES, ("resnet8", "resnet", "unet", "sagan"), ("sagan", "patch"))),
 )
 def test_every_allowed_combination_trains_two_steps(options, mode, generator, discriminator, size):
-    opt = options(gan_mode=mode, generator=generator, discriminator=discriminator, n_critic=1,
-                  batch_size=size, lambda_idt=0.5)  # fmt: skip
+    opt = options(
+        gan_mode=mode,
+        generator=generator,
+        discriminator=discriminator,
+        n_critic=1,
+        batch_size=size,
+        lambda_idt=0.5,
+    )
     model = CycleGANModel(opt)
     before = {name: flat(net) for name, net in model.nets.items()}
     model.update_learning_rate(0)

@@ -69,8 +69,9 @@ def devices(monkeypatch):
 
 def build(options, mode):
     if mode != "dtn":
-        return CycleGANModel(options(gan_mode=mode, generator="sagan", batch_size=BATCH,
-                                     lambda_idt=0.5, pool_size=0))  # fmt: skip
+        return CycleGANModel(
+            options(gan_mode=mode, generator="sagan", batch_size=BATCH, lambda_idt=0.5, pool_size=0)
+        )
     torch.manual_seed(0)
     opt = options(model="dtn", ngf=2, n_critic=1, train_f=True, batch_size=BATCH)
     model = DTNModel(opt, Encoder(2, 6, 64))

@@ -144,8 +144,10 @@ def test_class_losses_are_means_over_images_and_places():
     for mode in ("vanilla", "sn", "lsgan"):
         each = [
             class_loss(mode, many[i, :, y, x][None, :, None, None], 1)
-            for i in range(4) for y in range(2) for x in range(5)
-        ]  # fmt: skip
+            for i in range(4)
+            for y in range(2)
+            for x in range(5)
+        ]
         assert class_loss(mode, many, 1).item() == pytest.approx(torch.stack(each).mean().item())
 
 

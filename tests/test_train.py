@@ -297,8 +297,10 @@ def test_other_pictures_of_the_same_names_are_told_by_every_script(workplace, tr
 def test_folders_of_equal_names_are_refused_when_they_are_swapped(workplace, train, script):
     assert train("--name", "run").code == 0
     swapped = ("--domain_A_path", "data/person", "--domain_B_path", "data/anime", "--gpu_ids", -1)
-    for done in (script("train.py", "--resume", "--niter", 3, *swapped),
-                 script("test.py", "--name", "run", *swapped)):  # fmt: skip
+    for done in (
+        script("train.py", "--resume", "--niter", 3, *swapped),
+        script("test.py", "--name", "run", *swapped),
+    ):
         assert done.code == 2 and "the domains are swapped" in done.err
 
 
@@ -399,8 +401,14 @@ def test_what_is_held_out_was_never_trained_on_though_the_dataset_grew(
     monkeypatch.setattr(CycleGANModel, "translate", translate)
     assert script("test.py", "--name", "run", "--gpu_ids", -1).code == 0
     found = read_generators(Path("model_ckpt/run/latest.pth"))
-    asked = Namespace(demo=False, train_A_path=None, train_B_path=None, dataset_size=99,
-                      cache_dir="data/cache", num_workers=0)  # fmt: skip
+    asked = Namespace(
+        demo=False,
+        train_A_path=None,
+        train_B_path=None,
+        dataset_size=99,
+        cache_dir="data/cache",
+        num_workers=0,
+    )
     sets = evaluate.gather(asked, {}, Namespace(**found.options), found)
     shown += [sets[domain]["test"] for domain in sets]
     shown = {bytes(np.asarray(image)) for images in shown for image in to_uint8(images)}
@@ -432,8 +440,18 @@ def test_a_checkpoint_without_its_split_is_split_as_before_and_a_change_is_told(
     done = script("train.py", "--resume", "--name", "run", "--niter", 2, "--gpu_ids", -1)
     assert done.code == 0 and "may have been trained on" not in done.out
     assert load("run")["held_out"] == names
-    done = script("train.py", "--resume", "--name", "other", "--niter", 2, "--dataset_size", 30,
-                  "--gpu_ids", -1)  # fmt: skip
+    done = script(
+        "train.py",
+        "--resume",
+        "--name",
+        "other",
+        "--niter",
+        2,
+        "--dataset_size",
+        30,
+        "--gpu_ids",
+        -1,
+    )
     assert done.code == 0 and "held out now may have been trained on" in done.out
 
 
@@ -460,9 +478,7 @@ def test_a_best_of_other_held_out_images_is_set_aside_and_never_compared(
     assert "is kept as" not in done.out  # measured once more on what it was measured on
 
 
-def test_without_the_features_there_is_a_line_no_fd_and_no_best(
-    many_pictures, train, monkeypatch
-):
+def test_without_the_features_there_is_a_line_no_fd_and_no_best(many_pictures, train, monkeypatch):
     def missing():
         raise UserError("features.pth: there is no such file")
 

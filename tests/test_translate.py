@@ -55,9 +55,14 @@ def test_grids_of_an_earlier_call_do_not_stay_beside_new_ones(run, script):
 
 
 @pytest.mark.parametrize(
-    "source, output", [("data/person", "data/person"), ("data/person/03.png", "data/person"),
-                       ("data", "data/out"), ("data", "data/person/../deep/er")],
-)  # fmt: skip
+    "source, output",
+    [
+        ("data/person", "data/person"),
+        ("data/person/03.png", "data/person"),
+        ("data", "data/out"),
+        ("data", "data/person/../deep/er"),
+    ],
+)
 def test_inputs_are_never_written_over_nor_outputs_translated_again(run, script, source, output):
     before = {path: path.read_bytes() for path in Path("data").rglob("*.png")}
     flags = ("--input", source, "--direction", "BtoA", "--output", output, "--overwrite")
@@ -93,9 +98,16 @@ def test_a_folder_of_odd_pictures_gives_one_output_each_with_names_kept(run, scr
     assert "7 of 8 pictures" in done.out and "liar.png" in done.err
     files = sorted(str(p.relative_to("out")) for p in Path("out").rglob("*") if p.is_file())
     assert files == sorted(
-        ["wide.jpg", str(Path("deep/tall.PNG")), str(Path("deep/er/clear.webp")), "cmyk.jpeg",
-         "moving.gif.png", "bits.bmp", "deep16.tiff.png"]
-    )  # fmt: skip
+        [
+            "wide.jpg",
+            str(Path("deep/tall.PNG")),
+            str(Path("deep/er/clear.webp")),
+            "cmyk.jpeg",
+            "moving.gif.png",
+            "bits.bmp",
+            "deep16.tiff.png",
+        ]
+    )
     for file in files:
         with Image.open(Path("out", file)) as image:
             assert (image.mode, image.size) == ("RGB", (64, 64))

@@ -112,15 +112,19 @@ def set_aside(best: dict, folder: Path) -> None:
     kept = folder / f"epoch_{best['epoch']:04}.pth"
     with suppress(FileNotFoundError):
         os.replace(folder / "best.pth", kept)
-    print(f"{folder}: the held-out images are others now, so figures do not compare; the best "
-          f"epoch so far is kept as {kept.name}, and best.pth starts anew")  # fmt: skip
+    print(
+        f"{folder}: the held-out images are others now, so figures do not compare; the best "
+        f"epoch so far is kept as {kept.name}, and best.pth starts anew"
+    )
 
 
 def print_record(record: dict) -> None:
     losses = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
     spreads = "  ".join(f"{k} {v:.2f}" for k, v in record["spread"].items() if v is not None)
-    print(f"epoch {record['epoch']}: {losses}  {f'spread: {spreads}  ' if spreads else ''}"
-          f"{record['images_per_s']:.1f} images/s")  # fmt: skip
+    print(
+        f"epoch {record['epoch']}: {losses}  {f'spread: {spreads}  ' if spreads else ''}"
+        f"{record['images_per_s']:.1f} images/s"
+    )
     for shows, figures in record.get("figures", {}).items():
         if figures:
             fd = "" if figures["fd"] is None else f"FD {figures['fd']:.1f}, "
@@ -130,21 +134,27 @@ def print_record(record: dict) -> None:
                 f"{figures['near_duplicates']:.0%} (real: {figures['near_duplicates_real']:.0%})"
             )
             if figures["collapsed"]:
-                print(f"warning: {shows} outputs of this epoch count as collapsed, which keeps it "
-                      f"from becoming best.pth: spread below {metrics.COLLAPSE_SPREAD}, or over "
-                      f"{metrics.COLLAPSE_DUPLICATES:.0%} near duplicates")  # fmt: skip
+                print(
+                    f"warning: {shows} outputs of this epoch count as collapsed, which keeps it "
+                    f"from becoming best.pth: spread below {metrics.COLLAPSE_SPREAD}, or over "
+                    f"{metrics.COLLAPSE_DUPLICATES:.0%} near duplicates"
+                )
     for shows, value in record["spread"].items():
         if value is not None and value < metrics.COLLAPSE_SPREAD:
-            print(f"warning: {shows} outputs vary {value:.2f} times as much as real images; "
-                  "if this stays, the generator has collapsed to few outputs")  # fmt: skip
+            print(
+                f"warning: {shows} outputs vary {value:.2f} times as much as real images; "
+                "if this stays, the generator has collapsed to few outputs"
+            )
 
 
 def tell_if_no_best(path: Path) -> None:
     """Say why a run that is over has no best.pth."""
     if not path.exists():
-        print(f"There is no {path}: in no epoch with grids were {FEWEST_IMAGES} images of each "
-              "domain held out, FD measured, the outputs not collapsed and "
-              f"{LEAST_FOUND:.0%} of their inputs found")  # fmt: skip
+        print(
+            f"There is no {path}: in no epoch with grids were {FEWEST_IMAGES} images of each "
+            "domain held out, FD measured, the outputs not collapsed and "
+            f"{LEAST_FOUND:.0%} of their inputs found"
+        )
 
 
 def append_line(path: Path, line: str) -> None:
@@ -156,8 +166,10 @@ def append_line(path: Path, line: str) -> None:
     except OSError as error:
         with suppress(OSError):
             os.truncate(path, before)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space, then "
-                        "continue with --resume") from error  # fmt: skip
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free some space, then "
+            "continue with --resume"
+        ) from error
 
 
 def keep_log_before(epoch: int, path: Path) -> None:

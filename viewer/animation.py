@@ -35,12 +35,22 @@ def animate(folder: Path, sections: list[dict], target: Path) -> int:
             sides.setdefault(file, (words, by_epoch[epoch]))
         pictures.append(picture_of(sides))
         if pictures[-1].size != pictures[0].size:
-            raise UserError(f"{folder}: the grids of epoch {epoch} are of another size than those "
-                            f"of epoch {epochs[0]}; move one of them away")  # fmt: skip
+            raise UserError(
+                f"{folder}: the grids of epoch {epoch} are of another size than those "
+                f"of epoch {epochs[0]}; move one of them away"
+            )
     times = [MILLISECONDS] * (len(epochs) - 1) + [LAST_MILLISECONDS]
     with atomic_write(target) as file:
-        pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:], duration=times,
-                         loop=0, quality=QUALITY, method=6)  # fmt: skip
+        pictures[0].save(
+            file,
+            "WEBP",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=times,
+            loop=0,
+            quality=QUALITY,
+            method=6,
+        )
     return len(epochs)
 
 

@@ -62,8 +62,11 @@ def find_runs(root: Path) -> list[Path]:
 
 def last_change(folder: Path) -> float:
     """When a log or a grid was last written in `folder`, seconds since 1970; 0 without any."""
-    times = [path.lstat().st_mtime for path in folder.iterdir()
-             if path.name == "log.jsonl" or RUN_GRID.fullmatch(path.name)]  # fmt: skip
+    times = [
+        path.lstat().st_mtime
+        for path in folder.iterdir()
+        if path.name == "log.jsonl" or RUN_GRID.fullmatch(path.name)
+    ]
     return max(times, default=0.0)
 
 
@@ -165,11 +168,13 @@ def read_charts(records: list[dict]) -> list[dict]:
         {
             "title": title,
             "mark": MARKS.get(key),
-            "lines": [{"label": label, "values": charts[key][label]}
-                      for label in sorted(charts[key])],
+            "lines": [
+                {"label": label, "values": charts[key][label]} for label in sorted(charts[key])
+            ],
         }
-        for key, title in titles.items() if key in charts
-    ]  # fmt: skip
+        for key, title in titles.items()
+        if key in charts
+    ]
 
 
 def _numbers(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -221,8 +226,13 @@ def _run_sections(folder: Path, notes: list[str]) -> list[dict]:
             columns, height, size = layout
             tiles = [[path.name, row * columns] for row in range(height)]
             shown, other = match[2], "person" if match[2] == "anime" else "anime"
-            frame = {"at": int(match[1]), "count": columns, "columns": columns, "size": size,
-                     "padding": PADDING}  # fmt: skip
+            frame = {
+                "at": int(match[1]),
+                "count": columns,
+                "columns": columns,
+                "size": size,
+                "padding": PADDING,
+            }
             if height == 3:
                 frames[shown].append({**frame, "rows": tiles})
             else:  # of a DTN: below its translations what it makes of real images of their domain
@@ -253,15 +263,33 @@ def read_test_grids(folder: Path) -> dict:
                 count = columns * rows
                 if rows > 1:
                     count -= _empty_tiles(folder / files[0], columns, rows, size + padding)
-                frames.append({"at": number, "count": count, "columns": columns, "size": size,
-                               "padding": padding, "rows": [[f, 0] for f in files]})  # fmt: skip
+                frames.append(
+                    {
+                        "at": number,
+                        "count": count,
+                        "columns": columns,
+                        "size": size,
+                        "padding": padding,
+                        "rows": [[f, 0] for f in files],
+                    }
+                )
         passed = len(reals | tests) - len(frames)
         if passed:
-            notes.append(f"{real} to {shown}: {passed} grid(s) passed over, without a partner or "
-                         "not as test.py writes them.")  # fmt: skip
+            notes.append(
+                f"{real} to {shown}: {passed} grid(s) passed over, without a partner or "
+                "not as test.py writes them."
+            )
         sections.append(_section(real, shown, frames))
-    return {"name": folder.name, "folder": "", "sections": sections, "planned": 0, "notes": notes,
-            "epochs": [], "charts": [], "options": []}  # fmt: skip
+    return {
+        "name": folder.name,
+        "folder": "",
+        "sections": sections,
+        "planned": 0,
+        "notes": notes,
+        "epochs": [],
+        "charts": [],
+        "options": [],
+    }
 
 
 def _size(path: Path) -> tuple[int, int]:

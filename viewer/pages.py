@@ -22,9 +22,11 @@ ROWS = ["real", "fake", "reconstructed"]
 def main() -> None:
     parser = make_parser("Write pages to look through the grids, curves and options of all runs.")
     parser.add_argument("--name", type=run_name, help="run in save_image/; if not given: all")
-    parser.add_argument("--animate", action="store_true",
-                        help="also write the epochs of the run --name as an animated picture, "
-                        "epochs.webp")  # fmt: skip
+    parser.add_argument(
+        "--animate",
+        action="store_true",
+        help="also write the epochs of the run --name as an animated picture, epochs.webp",
+    )
     opt = parser.parse_args()
     if opt.animate and not opt.name:
         raise UserError("--animate: animates one run; name it with --name")
@@ -32,8 +34,10 @@ def main() -> None:
     if opt.name:
         if RUNS / opt.name not in folders:
             names = ", ".join(sorted(folder.name for folder in folders)) or "none"
-            raise UserError(f"--name {opt.name}: {RUNS / opt.name}/ has no log.jsonl and no grid; "
-                            f"runs that have: {names}")  # fmt: skip
+            raise UserError(
+                f"--name {opt.name}: {RUNS / opt.name}/ has no log.jsonl and no grid; "
+                f"runs that have: {names}"
+            )
         run = read_run(RUNS / opt.name)
         write_run_page(RUNS / opt.name, run)
         print(f"Page: {RUNS / opt.name / 'index.html'}")
@@ -120,13 +124,18 @@ def write_list(folders: list[Path], runs: list[dict], has_tests: bool) -> None:
 
 def card(folder: Path, run: dict) -> dict:
     """What the list of runs tells of one: its newest grid, how far it is, its main options."""
-    newest = [(section, section["frames"][-1]) for section in run["sections"]
-              if section["frames"] and section["frames"][-1]["rows"][1]]  # fmt: skip
+    newest = [
+        (section, section["frames"][-1])
+        for section in run["sections"]
+        if section["frames"] and section["frames"][-1]["rows"][1]
+    ]
     pictures = [
-        (f"{quoted(folder.name)}/{frame['rows'][0][0]}",
-         f"{section['real']} to {section['shown']}, epoch {frame['at']}")
+        (
+            f"{quoted(folder.name)}/{frame['rows'][0][0]}",
+            f"{section['real']} to {section['shown']}, epoch {frame['at']}",
+        )
         for section, frame in newest
-    ]  # fmt: skip
+    ]
     spread = next((c["lines"] for c in run["charts"] if c["title"].startswith("spread")), [])
     return {
         "name": run["name"],
@@ -159,5 +168,10 @@ def environment() -> object:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise UserError("jinja2 is not installed; get it with: pip install jinja2") from error
-    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True,
-                       undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

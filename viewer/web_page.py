@@ -224,13 +224,17 @@ def serve(host: str, port: int, gpu_ids: list[int]) -> None:
     try:
         server = Server(host, port, gpu_ids)
     except OSError as error:
-        raise UserError(f"--host {host} --port {port}: cannot listen there ({error.strerror}); "
-                        "name another port, or 0 for any free one") from error  # fmt: skip
+        raise UserError(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror}); "
+            "name another port, or 0 for any free one"
+        ) from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server:
         if server.answerer.no_faces:
-            print(f"No faces will be found, the middle of a picture is taken: "
-                  f"{server.answerer.no_faces}")  # fmt: skip
+            print(
+                f"No faces will be found, the middle of a picture is taken: "
+                f"{server.answerer.no_faces}"
+            )
         name = "127.0.0.1" if server.hosts is None else host
         print(f"Open http://{name}:{server.server_port}/ in a browser; Ctrl-C ends it", flush=True)
         try:

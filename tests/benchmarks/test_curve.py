@@ -15,19 +15,29 @@ from arguments import train_options
 from benchmarks.modes import Data
 from common.errors import UserError
 
-TINY = ("--ngf 4 --ndf 4 --n_blocks 1 --batch_size 2 --generator resnet8 --pool_size 4 --amp off "
-        "--warm_steps 0 --shift 0")  # fmt: skip
-FOLDERS = "--domain_A_path data/anime --domain_B_path data/person --test_A_path data/anime " \
-          "--test_B_path data/person"  # fmt: skip
+TINY = (
+    "--ngf 4 --ndf 4 --n_blocks 1 --batch_size 2 --generator resnet8 --pool_size 4 --amp off "
+    "--warm_steps 0 --shift 0"
+)
+FOLDERS = (
+    "--domain_A_path data/anime --domain_B_path data/person --test_A_path data/anime "
+    "--test_B_path data/person"
+)
 
 
 @pytest.fixture
 def begin(workplace):
     """Makes a Curve of tiny nets that measures every 8 pairs, in the folder of that name."""
     options = SimpleNamespace(
-        domain_A_path=Path("data/anime"), domain_B_path=Path("data/person"), images=12,
-        test_A_path=Path("data/anime"), test_B_path=Path("data/person"), test_images=12,
-        work=Path("out"), attributes=None)  # fmt: skip
+        domain_A_path=Path("data/anime"),
+        domain_B_path=Path("data/person"),
+        images=12,
+        test_A_path=Path("data/anime"),
+        test_B_path=Path("data/person"),
+        test_images=12,
+        work=Path("out"),
+        attributes=None,
+    )
     data = Data(options)
     test = engine.TestImages(data)
 
@@ -65,7 +75,9 @@ def test_a_folder_of_another_run_is_refused(begin):
 def test_each_point_leaves_a_picture_of_each_direction(begin):
     next(begin("mine").run())
     assert {p.name for p in Path("out/mine").glob("*.png")} == {
-        "0000008_anime.png", "0000008_person.png"}  # fmt: skip
+        "0000008_anime.png",
+        "0000008_person.png",
+    }
 
 
 def test_real_images_score_the_floor_and_inputs_themselves_are_all_found(begin):
@@ -92,8 +104,13 @@ def test_the_ratio_is_of_the_times_of_the_smallest_fd_of_the_reference():
     reference = [point(10, 90.0), point(20, 40.0), point(30, 60.0)]
     ours = [point(1, 80.0), point(3, 40.0), point(5, 20.0)]
     found = race.ratios(reference, ours)["anime"]
-    assert found == {"fd": 40, "reference_minutes": 20, "our_minutes": 3,
-                     "ratio": pytest.approx(20 / 3), "at_least": False}  # fmt: skip
+    assert found == {
+        "fd": 40,
+        "reference_minutes": 20,
+        "our_minutes": 3,
+        "ratio": pytest.approx(20 / 3),
+        "at_least": False,
+    }
     assert race.ratios(reference, [point(2, 30.0)])["anime"]["at_least"]
     never = race.ratios(reference, [point(2, 41.0)])["anime"]
     assert never["our_minutes"] is None and never["ratio"] is None
@@ -130,6 +147,8 @@ def test_the_race_writes_both_curves_and_their_ratio(workplace, monkeypatch, cap
     assert "anime: FD" in capsys.readouterr().out
     results = json.loads(Path("r.json").read_text())
     assert set(results["runs"]) == {"reference", "ours"} and set(results["ratios"]) == {
-        "anime", "person"}  # fmt: skip
+        "anime",
+        "person",
+    }
     svg = Path("p.svg").read_text()
     assert svg.count("<polyline") == 4 and "real images" in svg and "nan" not in svg

@@ -13,10 +13,14 @@ import benchmarks.gpu_run as gpu
 from benchmarks import speed
 from interop.generators import load_generators
 
-TINY = ("--generator resnet8 --ngf 4 --ndf 4 --n_blocks 1 --batch_size 2 --pool_size 4 "
-        "--warm_steps 2 --amp off --gpu_ids -1")  # fmt: skip
-FOLDERS = ("--domain_A_path data/anime --domain_B_path data/person --test_A_path data/anime "
-           "--test_B_path data/person --state state --home home --every 8").split()  # fmt: skip
+TINY = (
+    "--generator resnet8 --ngf 4 --ndf 4 --n_blocks 1 --batch_size 2 --pool_size 4 "
+    "--warm_steps 2 --amp off --gpu_ids -1"
+)
+FOLDERS = (
+    "--domain_A_path data/anime --domain_B_path data/person --test_A_path data/anime "
+    "--test_B_path data/person --state state --home home --every 8"
+).split()
 
 
 @pytest.fixture
@@ -52,9 +56,15 @@ def run(workplace, monkeypatch, capsys):
 def test_a_check_runs_on_a_cpu_too(run, workplace, check, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_run.py", *FOLDERS, "--item", check])
     options = gpu.argparse.Namespace(
-        domain_A_path=Path("data/anime"), domain_B_path=Path("data/person"), images=12,
-        test_A_path=Path("data/anime"), test_B_path=Path("data/person"), test_images=12,
-        work=Path("out"), attributes=None)  # fmt: skip
+        domain_A_path=Path("data/anime"),
+        domain_B_path=Path("data/person"),
+        images=12,
+        test_A_path=Path("data/anime"),
+        test_B_path=Path("data/person"),
+        test_images=12,
+        work=Path("out"),
+        attributes=None,
+    )
     precision = torch.get_float32_matmul_precision()
     found = gpu.item(check, options)
     torch.set_float32_matmul_precision(precision)
@@ -130,7 +140,7 @@ def test_what_comes_home_is_small_and_translates(run):
 
 def test_an_item_in_a_process_of_its_own_answers_as_json_or_says_why_not(run, monkeypatch):
     class Done:
-        stdout, stderr, returncode = "a warning\n{\"ok\": true}\n", "", 0
+        stdout, stderr, returncode = 'a warning\n{"ok": true}\n', "", 0
 
     monkeypatch.undo()
     monkeypatch.setattr(gpu.subprocess, "run", lambda *a, **k: Done)

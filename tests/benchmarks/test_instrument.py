@@ -23,8 +23,10 @@ def net():
 @pytest.fixture(scope="module")
 def on_drawings(net):
     faces = drawn(200)
-    return {"anime": measure(net, faces["anime"], faces["person"]),
-            "person": measure(net, faces["person"], faces["anime"])}  # fmt: skip
+    return {
+        "anime": measure(net, faces["anime"], faces["person"]),
+        "person": measure(net, faces["person"], faces["anime"]),
+    }
 
 
 @pytest.mark.parametrize("domain", ["anime", "person"])
@@ -55,8 +57,10 @@ def real():
 
 @pytest.fixture(scope="module")
 def on_faces(net, real):
-    return {"anime": measure(net, real["anime"], real["person"]),
-            "person": measure(net, real["person"], real["anime"])}  # fmt: skip
+    return {
+        "anime": measure(net, real["anime"], real["person"]),
+        "person": measure(net, real["person"], real["anime"]),
+    }
 
 
 @pytest.mark.parametrize("domain", ["anime", "person"])

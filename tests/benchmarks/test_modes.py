@@ -18,8 +18,11 @@ def modes():
 
 
 def figures(swd, steps=10):
-    one = {"swd": {"64": swd, "32": swd + 2}, "diversity": {"spread": 1.0, "near_duplicates": 0.5},
-           "retrieval_colour": {"top5": 0.25}}  # fmt: skip
+    one = {
+        "swd": {"64": swd, "32": swd + 2},
+        "diversity": {"spread": 1.0, "near_duplicates": 0.5},
+        "retrieval_colour": {"top5": 0.25},
+    }
     return {"steps": steps, "seconds": 7.0, "anime": one, "person": one}
 
 

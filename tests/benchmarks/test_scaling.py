@@ -24,8 +24,9 @@ def test_cases_differ_from_the_first_in_one_thing():
 def grow(tmp_path, monkeypatch, capsys):
     """Measure two tiny cases, the second by two processes; returns output and figures."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scaling, "FIRST", {"image_size": 64, "batch_size": 2, "images": 6,
-                                           "processes": 1})  # fmt: skip
+    monkeypatch.setattr(
+        scaling, "FIRST", {"image_size": 64, "batch_size": 2, "images": 6, "processes": 1}
+    )
     monkeypatch.setattr(scaling, "BLOCK", 4)
 
     def run():
@@ -53,8 +54,10 @@ def test_a_file_of_images_has_as_many_as_were_asked_for(tmp_path, monkeypatch):
 
 
 def test_a_case_that_fails_is_a_line_of_the_table():
-    found = {"a": {"pairs_per_s": 2.0, "first_step_s": 1.0, "peak_memory_mb": 300},
-             "b": {"failed": "out of memory"}}  # fmt: skip
+    found = {
+        "a": {"pairs_per_s": 2.0, "first_step_s": 1.0, "peak_memory_mb": 300},
+        "b": {"failed": "out of memory"},
+    }
     rows = scaling.table(found).splitlines()
     assert rows[2] == "| a | 2.00 | 1.00 | 1.0 s | 300 |" and "out of memory" in rows[3]
 

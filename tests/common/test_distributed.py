@@ -58,8 +58,11 @@ def test_sigterm_to_all_processes_saves_once_and_leaves(workplace):
     flags = [*TINY, "--niter", "100000", "--name", "run"]
     process = subprocess.Popen(
         [*TORCHRUN, str(ROOT / "train.py"), *flags],
-        env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     log, waited = "save_image/run/log.jsonl", time.monotonic() + 120
     while not (os.path.exists(log) and os.path.getsize(log)) and time.monotonic() < waited:
         time.sleep(0.1)

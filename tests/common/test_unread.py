@@ -21,7 +21,7 @@ ONE = "--input x.jpg --direction BtoA --output out"
         (f"{ONE} --cascade x.xml", "--cascade x.xml: goes with --detect_faces"),
         ("--face_margin 1.5", "--face_margin 1.5: goes with --input"),
     ],
-)  # fmt: skip
+)
 def test_an_option_that_test_would_not_read_is_refused(flags, words):
     with pytest.raises(UserError, match=words):
         options_of_test(flags.split())
@@ -30,18 +30,26 @@ def test_an_option_that_test_would_not_read_is_refused(flags, words):
 @pytest.mark.parametrize(
     "flags,words",
     [
-        ("--generator unet --n_blocks 9", "--n_blocks 9: is read only with --generator resnet8 "
-         "or --generator resnet, and this is --generator unet; leave it out"),
-        ("--lambda_gp 5", "--lambda_gp 5.0: is read only with --gan_mode .*, and this is "
-         "--gan_mode sn"),
+        (
+            "--generator unet --n_blocks 9",
+            "--n_blocks 9: is read only with --generator resnet8 "
+            "or --generator resnet, and this is --generator unet; leave it out",
+        ),
+        (
+            "--lambda_gp 5",
+            "--lambda_gp 5.0: is read only with --gan_mode .*, and this is --gan_mode sn",
+        ),
         ("--clip_value 0.5", "--clip_value 0.5: is read only with --gan_mode wgan"),
-        ("--gan_mode wgan --no-attention", "--no-attention: is read only with .*--generator sagan "
-         "or --discriminator sagan, and .*--discriminator patch"),
+        (
+            "--gan_mode wgan --no-attention",
+            "--no-attention: is read only with .*--generator sagan "
+            "or --discriminator sagan, and .*--discriminator patch",
+        ),
         ("--init_type kaiming --init_gain 1", "--init_gain 1.0: is read only with --init_type"),
         ("--lambda_tid 5", "--lambda_tid 5.0: is read only with --model dtn"),
         ("--model dtn --n_blocks 9", "--n_blocks 9: is read only with --model cyclegan"),
     ],
-)  # fmt: skip
+)
 def test_an_option_that_training_would_not_read_is_refused(flags, words):
     with pytest.raises(UserError, match=words):
         train_options(flags.split())
@@ -64,6 +72,9 @@ def test_a_way_to_find_faces_goes_with_finding_them(flag):
 
 
 def test_every_row_is_of_an_option_that_its_script_has():
-    for parser, rows in ((arguments._train_parser(), TRAIN), (arguments._test_parser(), TEST),
-                         (prepare_data._parser(), FACES)):  # fmt: skip
+    for parser, rows in (
+        (arguments._train_parser(), TRAIN),
+        (arguments._test_parser(), TEST),
+        (prepare_data._parser(), FACES),
+    ):
         assert rows.keys() <= {action.dest for action in parser._actions}

@@ -73,9 +73,18 @@ def test_the_two_styles_of_a_face_differ_more_than_two_textures_of_it():
 @pytest.mark.parametrize(
     "change",
     [
-        {"head_width": 1.0}, {"head_height": 1.0}, {"turn": 1.0}, {"tilt": 8.0}, {"skin": "dark"},
-        {"hair_colour": "blue"}, {"hair_length": "long"}, {"fringe": "straight"},
-        {"eye_colour": "green"}, {"mouth": "open"}, {"background": "rose"}, {"glasses": True},
+        {"head_width": 1.0},
+        {"head_height": 1.0},
+        {"turn": 1.0},
+        {"tilt": 8.0},
+        {"skin": "dark"},
+        {"hair_colour": "blue"},
+        {"hair_length": "long"},
+        {"fringe": "straight"},
+        {"eye_colour": "green"},
+        {"mouth": "open"},
+        {"background": "rose"},
+        {"glasses": True},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -85,20 +94,27 @@ def test_every_factor_changes_the_picture(style, change):
 
 
 def test_every_value_of_every_palette_is_drawn_in_its_own_colours():
-    palettes = {"skin": demo_drawing.SKIN, "hair_colour": demo_drawing.HAIR,
-                "eye_colour": demo_drawing.EYES, "background": demo_drawing.BACKGROUND}
+    palettes = {
+        "skin": demo_drawing.SKIN,
+        "hair_colour": demo_drawing.HAIR,
+        "eye_colour": demo_drawing.EYES,
+        "background": demo_drawing.BACKGROUND,
+    }
     for style in STYLES:
         for factor, palette in palettes.items():
-            drawn = {draw_face(replace(PLAIN, **{factor: name}), style).tobytes()
-                     for name in palette}
+            drawn = {
+                draw_face(replace(PLAIN, **{factor: name}), style).tobytes() for name in palette
+            }
             assert len(drawn) == len(palette)
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_hair_masks_cover_a_sane_share_and_grow_with_the_hair(style):
     assert all(0.05 < draw_mask(one, style).mean() < 0.65 for one in sampled(20))
-    shares = [draw_mask(replace(PLAIN, hair_length=length), style).mean()
-              for length in demo_drawing.HAIR_LENGTHS]
+    shares = [
+        draw_mask(replace(PLAIN, hair_length=length), style).mean()
+        for length in demo_drawing.HAIR_LENGTHS
+    ]
     assert shares == sorted(shares)
     assert shares[0] < 0.8 * shares[2]
 

@@ -84,8 +84,10 @@ def test_a_factor_changed_in_the_pictures_disagrees_alone(style, name):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_shapes_are_read_from_soft_pictures_in_wrong_colours(style):
-    soft = [np.asarray(Image.fromarray(one).filter(ImageFilter.GaussianBlur(1)))
-            for one in drawings(people(), style)]
+    soft = [
+        np.asarray(Image.fromarray(one).filter(ImageFilter.GaussianBlur(1)))
+        for one in drawings(people(), style)
+    ]
     result = factor_agreement(np.stack(soft)[..., [2, 0, 1]] // 2 + 60, people(), style)
     for name in SHAPES:
         assert result[name]["agreement"] >= 0.8, name

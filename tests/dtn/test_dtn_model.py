@@ -120,9 +120,14 @@ def test_a_perfect_translation_costs_nothing_but_Ds_opinion(dtn_options):
     assert losses["tid"].item() == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("mode,D,G", [
-    ("vanilla", 3 * math.log(3), 2 * math.log(3)), ("sn", 3, 0), ("lsgan", 3, 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mode,D,G",
+    [
+        ("vanilla", 3 * math.log(3), 2 * math.log(3)),
+        ("sn", 3, 0),
+        ("lsgan", 3, 2),
+    ],
+)
 def test_of_a_D_that_says_nothing_each_of_three_terms_counts_once(dtn_options, mode, D, G):
     model = known_model(dtn_options(gan_mode=mode, spectral_norm=False), constant=0)
     with torch.no_grad():

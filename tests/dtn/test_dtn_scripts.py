@@ -89,10 +89,14 @@ def test_stopped_and_resumed_without_fs_file_equals_unbroken_to_the_bit(
 def test_the_checkpoint_alone_translates_a_domain(run, script):
     done = script("test.py", *HERE, *FOLDERS)
     assert done.code == 0, done.err
-    assert sorted(os.listdir("test_image")) == ["0__anime_test.png", "0__person_real.png",
-                                                "index.html"]
-    done = script("test.py", *HERE, "--input", "data/person", "--direction", "BtoA",
-                  "--output", "out")  # fmt: skip
+    assert sorted(os.listdir("test_image")) == [
+        "0__anime_test.png",
+        "0__person_real.png",
+        "index.html",
+    ]
+    done = script(
+        "test.py", *HERE, "--input", "data/person", "--direction", "BtoA", "--output", "out"
+    )
     assert done.code == 0 and len(os.listdir("out")) == 12
     tile = np.array(Image.open("test_image/0__anime_test.png"))[2:66, 2:66].astype(int)
     assert np.abs(tile - np.array(Image.open("out/00.png"))).max() <= 1
@@ -106,8 +110,9 @@ def test_the_checkpoint_alone_is_evaluated_without_reconstructions(run, script):
     assert {"swd", "diversity", "retrieval_colour", "memorisation"} <= results["BtoA"].keys()
     assert "| | person to anime |" in done.out and "cycle error" in done.out
     assert sorted(os.listdir("results")) == [
-        "BtoA_first_middle_last.png", "BtoA_nearest_training_images.png"
-    ]  # fmt: skip
+        "BtoA_first_middle_last.png",
+        "BtoA_nearest_training_images.png",
+    ]
 
 
 def test_attributes_of_a_model_of_one_direction_are_passed_over_with_a_line(run, script):
@@ -200,8 +205,9 @@ def test_swapped_training_folders_are_refused_by_every_script(train_dtn, script)
 
 
 def test_swapped_test_folders_are_refused(run, script):
-    done = script("evaluate.py", *HERE, "--domain_A_path", "data/person",
-                  "--domain_B_path", "data/anime")  # fmt: skip
+    done = script(
+        "evaluate.py", *HERE, "--domain_A_path", "data/person", "--domain_B_path", "data/anime"
+    )
     assert done.code == 2 and "swapped" in done.err
 
 
@@ -222,8 +228,9 @@ def test_a_resnet_of_torchvision_serves_as_f_and_rides_in_the_checkpoint(train_d
     assert script("test.py", *HERE, *FOLDERS).code == 0
 
 
-@pytest.mark.parametrize("options", [None, {"width": 2}, {"resnet": "x"}, {"width": -1, "dim": 4,
-                                     "image_size": 64}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [None, {"width": 2}, {"resnet": "x"}, {"width": -1, "dim": 4, "image_size": 64}]
+)
 def test_a_checkpoint_whose_f_cannot_be_rebuilt_is_one_clear_line(run, script, options):
     path = "model_ckpt/run/latest.pth"
     state = torch.load(path, weights_only=True)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -251,10 +252,10 @@ def test_bad_input_ends_in_one_clear_line_and_exit_code_2(pretrain, flags, words
 
 def test_every_option_of_pretrain_encoder_is_read():
     text = (ROOT / "dtn/pretraining.py").read_text()
-    for line in text.splitlines():
-        if "add_argument(" in line:
-            option = line.split('"')[1].lstrip("-")
-            assert f"opt.{option}" in text, option
+    options = re.findall(r'add_argument\(\s*"-*(\w+)"', text)
+    assert options
+    for option in options:
+        assert f"opt.{option}" in text, option
 
 
 def test_a_table_may_leave_cells_empty(tmp_path):

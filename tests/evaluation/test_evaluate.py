@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -43,14 +44,25 @@ def test_a_checkpoint_gets_every_figure_in_both_directions(run, script):
     assert results["checkpoint"]["epoch"] == 3
     for direction in ("AtoB", "BtoA"):
         assert results[direction]["N"] == 12
-        assert {"swd", "diversity", "retrieval_colour", "retrieval_gradient", "cycle_l1",
-                "region_correlation", "memorisation", "realism",
-                "verdict"} <= results[direction].keys()  # fmt: skip
+        assert {
+            "swd",
+            "diversity",
+            "retrieval_colour",
+            "retrieval_gradient",
+            "cycle_l1",
+            "region_correlation",
+            "memorisation",
+            "realism",
+            "verdict",
+        } <= results[direction].keys()
     assert results["anime"]["floor"]["N"] == 6
     assert "| own input found by colour layout" in done.out
     grids = sorted(os.listdir("results"))
-    assert grids == [f"{d}_{kind}.png" for d in ("AtoB", "BtoA")
-                     for kind in ("best_median_worst", "nearest_training_images")]  # fmt: skip
+    assert grids == [
+        f"{d}_{kind}.png"
+        for d in ("AtoB", "BtoA")
+        for kind in ("best_median_worst", "nearest_training_images")
+    ]
 
 
 def test_the_same_command_gives_the_same_figures(run, script):
@@ -80,8 +92,11 @@ def faces():
 @pytest.fixture
 def drawings(workplace, faces):
     """60 drawn faces in each of data/anime and data/person, and 60 other anime in data/more."""
-    for folder, domain, rows in (("anime", "anime", slice(60)), ("person", "person", slice(60)),
-                                 ("more", "anime", slice(60, 120))):  # fmt: skip
+    for folder, domain, rows in (
+        ("anime", "anime", slice(60)),
+        ("person", "person", slice(60)),
+        ("more", "anime", slice(60, 120)),
+    ):
         shutil.rmtree(f"data/{folder}", ignore_errors=True)
         os.makedirs(f"data/{folder}")
         for i, pixels in enumerate(faces[domain][rows]):
@@ -133,8 +148,10 @@ def test_without_its_features_evaluate_says_that_fd_is_left_out(workplace, scrip
     "flags,words",
     [
         (["--domain_A_path", "data/person", "--domain_B_path", "data/anime"], ["swapped"]),
-        (["--domain_A_path", "few", "--domain_B_path", "data/person"],
-         ["--domain_A_path: 1 images of few", "at least 6"]),
+        (
+            ["--domain_A_path", "few", "--domain_B_path", "data/person"],
+            ["--domain_A_path: 1 images of few", "at least 6"],
+        ),
         ([], ["--domain_A_path: 1 held out of data/anime", "at least 6"]),
         ([*FOLDERS, "--attributes", "one.csv", "few/0.png"], ["--attributes few/0.png"]),
         (["--domain_A_path", "nowhere"], ["--domain_A_path nowhere"]),
@@ -160,13 +177,16 @@ def test_bad_input_ends_in_one_clear_line_and_exit_code_2(run, script, flags, wo
         assert word in last
 
 
-@pytest.mark.parametrize("name,words", [
-    ("results", "--output results: has no suffix"),
-    ("there.json", "--output there.json: is a folder; name a file in it"),
-    (".", "--output .: is a folder"),
-    ("taken.json", "--output taken.json: its grids go to the folder taken, which is a file"),
-    ("taken/results.json", "taken/results.json: cannot be written"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,words",
+    [
+        ("results", "--output results: has no suffix"),
+        ("there.json", "--output there.json: is a folder; name a file in it"),
+        (".", "--output .: is a folder"),
+        ("taken.json", "--output taken.json: its grids go to the folder taken, which is a file"),
+        ("taken/results.json", "taken/results.json: cannot be written"),
+    ],
+)
 def test_an_output_that_could_not_be_written_is_refused_before_the_work(
     workplace, script, name, words
 ):
@@ -177,16 +197,31 @@ def test_an_output_that_could_not_be_written_is_refused_before_the_work(
     assert done.out == ""  # nothing was measured yet
 
 
-@pytest.mark.parametrize("flags,words", [
-    ("--fakes data/person --ckpt nowhere", "--ckpt nowhere: is not read beside --fakes"),
-    ("--fakes data/person --train_A_path nowhere", "--train_A_path nowhere: is not read beside"),
-    ("--fakes data/person --demo", "--demo: is not read beside --fakes data/person"),
-    ("--fakes data/person --attributes a.csv", "--attributes a.csv: is not read beside --fakes"),
-    ("--floors_only --name run", "--name run: is not read beside --floors_only"),
-    ("--floors_only --fakes data/person", "--fakes data/person: is not read beside --floors_only"),
-    ("--floors_only --features f.pth", "--features f.pth: is not read beside --floors_only"),
-    ("--attributes a.csv b.csv --direction BtoA", "--attributes a.csv b.csv: is not read beside"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        ("--fakes data/person --ckpt nowhere", "--ckpt nowhere: is not read beside --fakes"),
+        (
+            "--fakes data/person --train_A_path nowhere",
+            "--train_A_path nowhere: is not read beside",
+        ),
+        ("--fakes data/person --demo", "--demo: is not read beside --fakes data/person"),
+        (
+            "--fakes data/person --attributes a.csv",
+            "--attributes a.csv: is not read beside --fakes",
+        ),
+        ("--floors_only --name run", "--name run: is not read beside --floors_only"),
+        (
+            "--floors_only --fakes data/person",
+            "--fakes data/person: is not read beside --floors_only",
+        ),
+        ("--floors_only --features f.pth", "--features f.pth: is not read beside --floors_only"),
+        (
+            "--attributes a.csv b.csv --direction BtoA",
+            "--attributes a.csv b.csv: is not read beside",
+        ),
+    ],
+)
 def test_an_option_that_would_not_be_read_is_refused(workplace, script, flags, words):
     done = script("evaluate.py", *HERE, *FOLDERS, *flags.split())
     assert done.code == 2 and words in done.err and "leave one of them out" in done.err
@@ -300,7 +335,7 @@ def test_groups_tell_who_loses_an_attribute_there_and_back():
 
 def test_every_option_of_evaluate_is_read_somewhere():
     text = (ROOT / "evaluation/evaluate.py").read_text() + (ROOT / "test.py").read_text()
-    for line in text.splitlines():
-        if "add_argument(" in line:
-            option = line.split('"')[1].lstrip("-")
-            assert f"opt.{option}" in text, option
+    options = re.findall(r'add_argument\(\s*"-*(\w+)"', text)
+    assert options
+    for option in options:
+        assert f"opt.{option}" in text, option

@@ -146,8 +146,11 @@ def test_inception_gets_the_local_weights_and_nothing_is_cached(library, tmp_pat
 
     def calculate_metrics(**kwargs):
         asked.update(kwargs)
-        return {"frechet_inception_distance": 1.0, "kernel_inception_distance_mean": 2.0,
-                "kernel_inception_distance_std": 3.0}  # fmt: skip
+        return {
+            "frechet_inception_distance": 1.0,
+            "kernel_inception_distance_mean": 2.0,
+            "kernel_inception_distance_std": 3.0,
+        }
 
     monkeypatch.setattr(library, "calculate_metrics", calculate_metrics)
     weights = tmp_path / "weights.pth"

@@ -55,7 +55,9 @@ def test_a_run_writes_features_and_equal_seeds_give_equal_bits(workplace, script
         assert f"Features: {name}" in run.out
     a, b = (load_features(workplace / name).state_dict() for name in ("a.pth", "b.pth"))
     assert all(torch.equal(a[key], b[key]) for key in a)
-    assert script("evaluation/train_features.py", *TINY, "--seed", "1", "--output", "c.pth").code == 0  # noqa: E501
+    assert (
+        script("evaluation/train_features.py", *TINY, "--seed", "1", "--output", "c.pth").code == 0
+    )
     c = load_features(workplace / "c.pth").state_dict()
     assert any(not torch.equal(a[key], c[key]) for key in a)
 

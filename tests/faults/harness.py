@@ -37,17 +37,24 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 HANG = 300  # seconds, after which a test gives up on a process
 KINDS = {
-    "latest.pth": "checkpoint", "best.pth": "checkpoint", "log.jsonl": "log",
-    "options.json": "options", "index.html": "page", "report.json": "report",
-    "demo.json": "demo", "factors.json": "demo",
-}  # fmt: skip
+    "latest.pth": "checkpoint",
+    "best.pth": "checkpoint",
+    "log.jsonl": "log",
+    "options.json": "options",
+    "index.html": "page",
+    "report.json": "report",
+    "demo.json": "demo",
+    "factors.json": "demo",
+}
 
 # A training of 3 epochs with 3 steps each; six images held out, so that there are figures.
-FLAGS = ("--domain_A_path ../data/anime --domain_B_path ../data/person --cache_dir cache "
-         "--image_size 24 --discriminator patch --ngf 2 --ndf 2 --generator resnet --n_blocks 1 "
-         "--warm_steps 0 --shift 0 --batch_size 18 "
-         "--holdout 6 --niter 2 --niter_decay 1 --pool_size 5 --ckpt_num 2 --lr_G 0.01 --amp off "
-         "--num_workers 0 --gpu_ids -1").split()  # fmt: skip
+FLAGS = (
+    "--domain_A_path ../data/anime --domain_B_path ../data/person --cache_dir cache "
+    "--image_size 24 --discriminator patch --ngf 2 --ndf 2 --generator resnet --n_blocks 1 "
+    "--warm_steps 0 --shift 0 --batch_size 18 "
+    "--holdout 6 --niter 2 --niter_decay 1 --pool_size 5 --ckpt_num 2 --lr_G 0.01 --amp off "
+    "--num_workers 0 --gpu_ids -1"
+).split()
 RESUME = "--resume --name run --num_workers 0 --gpu_ids -1".split()
 SAVE_EVERY_STEP = ("--save_minutes", "1e-9")
 
@@ -103,8 +110,11 @@ def bytes_lost(one, two):
 
     patterns = ("model_ckpt/run/*.pth", "save_image/run/*.png", "cache/*.u8", "cache/*.json")
     files = [path for pattern in patterns for path in one.glob(pattern)]
-    return sum(path.stat().st_size for path in files
-               if not same(content(path), content(two / path.relative_to(one))))  # fmt: skip
+    return sum(
+        path.stat().st_size
+        for path in files
+        if not same(content(path), content(two / path.relative_to(one)))
+    )
 
 
 def assert_same_run(one, two):
@@ -133,9 +143,13 @@ class Server:
 
     def __enter__(self):
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            bufsize=1, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )
         self.running = set()
         self.outputs = tempfile.TemporaryDirectory()
         return self
@@ -213,9 +227,14 @@ def serve():
     metrics.COLLAPSE_SPREAD, metrics.COLLAPSE_DUPLICATES = -1, 2  # nets this small always are
     prepare_data.CHUNK, prepare_data.SAVE_SECONDS = 8, 0  # or 120 pictures have one report
     scripts = {
-        "evaluate": evaluate, "gallery": gallery, "prepare_data": prepare_data,
-        "pretrain_encoder": pretrain_encoder, "publish": publish, "test": test, "train": train,
-    }  # fmt: skip
+        "evaluate": evaluate,
+        "gallery": gallery,
+        "prepare_data": prepare_data,
+        "pretrain_encoder": pretrain_encoder,
+        "publish": publish,
+        "test": test,
+        "train": train,
+    }
     scripts["make_demo"] = SimpleNamespace(
         main=lambda: demo_faces.make_demo(Path("demo"), count=4, test_count=3, image_size=32)
     )

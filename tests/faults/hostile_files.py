@@ -65,8 +65,11 @@ def archive(value, records=(("data/0", bytes(16)),), folder="archive", **changes
     with zipfile.ZipFile(buffer, "w", **changes) as file:
         named = [("data.pkl", data), ("byteorder", b"little"), *records, ("version", b"3\n")]
         for name, content in named:
-            file.writestr(zipfile.ZipInfo(f"{folder}/{name}"), content,
-                          compress_type=changes.get("compression"))  # fmt: skip
+            file.writestr(
+                zipfile.ZipInfo(f"{folder}/{name}"),
+                content,
+                compress_type=changes.get("compression"),
+            )
     return buffer.getvalue()
 
 
@@ -145,8 +148,10 @@ def child(code: str, *args) -> str:
 def tiny_options(**changes) -> Namespace:
     from arguments import train_options
 
-    flags = ("--ngf 2 --ndf 2 --generator resnet --n_blocks 1 --pool_size 1 --amp off --gpu_ids -1 "
-             "--discriminator patch --image_size 24 --batch_size 2").split()  # fmt: skip
+    flags = (
+        "--ngf 2 --ndf 2 --generator resnet --n_blocks 1 --pool_size 1 --amp off --gpu_ids -1 "
+        "--discriminator patch --image_size 24 --batch_size 2"
+    ).split()
     for key, value in changes.items():
         flags += [f"--{key}", str(value)]
     return train_options(flags)[0]
@@ -161,8 +166,15 @@ def run_state(**changes) -> dict:
     for _ in range(2):
         model.set_input(*(2 * torch.rand(2, 1, 3, size, size) - 1))
         model.optimize_parameters()
-    return {"options": vars(opt), "epoch": 1, "batch": 0, "totals": {"G_A": [1.5, 2]},
-            "best": None, "data": {}, "model": model.state_dict()}  # fmt: skip
+    return {
+        "options": vars(opt),
+        "epoch": 1,
+        "batch": 0,
+        "totals": {"G_A": [1.5, 2]},
+        "best": None,
+        "data": {},
+        "model": model.state_dict(),
+    }
 
 
 def flat(value, key="") -> dict:
@@ -215,12 +227,18 @@ def fuzz_checkpoints(count: int) -> dict:
         net, options = load_encoder(path)
         return [net.state_dict(), options]
 
-    kinds = [("run.pth", resume), ("unsigned.pth", resume), ("run.pth", translate),
-             ("encoder.pth", encoder)]  # fmt: skip
+    kinds = [
+        ("run.pth", resume),
+        ("unsigned.pth", resume),
+        ("run.pth", translate),
+        ("encoder.pth", encoder),
+    ]
     before = {(name, load): load(Path(name)) for name, load in kinds}
     read_tensors(Path("old.pth"))
-    whole = {name: Path(name).read_bytes() for name in ("run.pth", "unsigned.pth", "encoder.pth",
-                                                        "old.pth")}  # fmt: skip
+    whole = {
+        name: Path(name).read_bytes()
+        for name in ("run.pth", "unsigned.pth", "encoder.pth", "old.pth")
+    }
     start, path = peak_mb(forget=True), Path("fuzzed.pth")
     for number in range(count):
         name, load = kinds[number % len(kinds)]

@@ -11,8 +11,16 @@ import numpy as np
 from hostile_files import mutated, peak_mb
 from PIL import Image
 
-KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF", "tif": "TIFF",
-         "ppm": "PPM", "pgm": "PPM"}  # fmt: skip
+KINDS = {
+    "jpg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "bmp": "BMP",
+    "gif": "GIF",
+    "tif": "TIFF",
+    "ppm": "PPM",
+    "pgm": "PPM",
+}
 
 
 def saved(kind: str, mode: str = "RGB", size=(20, 16), **save) -> bytes:
@@ -31,8 +39,12 @@ def png(width=4, height=4, more=(), pixels=None, depth=8, colour=2) -> bytes:
     """A PNG of any claimed size, with chunks of one's own before its pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     pixels = zlib.compress(bytes(4 * 13)) if pixels is None else pixels
-    chunks = [png_chunk(b"IHDR", header), *(png_chunk(*chunk) for chunk in more),
-              png_chunk(b"IDAT", pixels), png_chunk(b"IEND", b"")]  # fmt: skip
+    chunks = [
+        png_chunk(b"IHDR", header),
+        *(png_chunk(*chunk) for chunk in more),
+        png_chunk(b"IDAT", pixels),
+        png_chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -56,9 +68,18 @@ def tiff(tags: list[tuple[int, int, int, int]], data: bytes = b"", pages: int = 
 
 
 def tiff_of(width=4, height=4, compression=1, bits=8, data=bytes(64), pages=1, more=()) -> bytes:
-    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, compression),
-            (262, 3, 1, 1), (273, 4, 1, 0), (277, 3, 1, 1), (278, 4, 1, height),
-            (279, 4, 1, len(data)), *more]  # fmt: skip
+    tags = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 1, bits),
+        (259, 3, 1, compression),
+        (262, 3, 1, 1),
+        (273, 4, 1, 0),
+        (277, 3, 1, 1),
+        (278, 4, 1, height),
+        (279, 4, 1, len(data)),
+        *more,
+    ]
     start = 8 + pages * (6 + 12 * len(tags))
     tags[5] = 273, 4, 1, start
     return tiff(tags, data, pages)
@@ -77,8 +98,11 @@ def fuzz_images(count: int) -> dict:
     from pictures.folders import find_images
     from pictures.photos import cut_out
 
-    files = [(kind, saved(name, mode, **save)) for kind, name in KINDS.items()
-             for mode, save in MODES.get(name, [("RGB", {})])]  # fmt: skip
+    files = [
+        (kind, saved(name, mode, **save))
+        for kind, name in KINDS.items()
+        for mode, save in MODES.get(name, [("RGB", {})])
+    ]
     chance, became = random.Random(0), Counter()
     folder = Path("folder")
     folder.mkdir()
@@ -115,14 +139,21 @@ def fuzz_images(count: int) -> dict:
 
 MODES = {
     "PNG": [("1", {}), ("L", {}), ("P", {}), ("RGB", {}), ("RGBA", {}), ("I;16", {})],
-    "JPEG": [("RGB", {"exif": bytes.fromhex("45786966000049492a000800000001001201030001000000"
-                                            "060000000000")}), ("CMYK", {}),
-             ("L", {"progressive": True})],
+    "JPEG": [
+        (
+            "RGB",
+            {"exif": bytes.fromhex("45786966000049492a000800000001001201030001000000060000000000")},
+        ),
+        ("CMYK", {}),
+        ("L", {"progressive": True}),
+    ],
     "WEBP": [("RGB", {}), ("RGBA", {"lossless": True})],
-    "TIFF": [("RGB", {"compression": how}) for how in
-             (None, "tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
+    "TIFF": [
+        ("RGB", {"compression": how})
+        for how in (None, "tiff_lzw", "tiff_deflate", "packbits", "jpeg")
+    ]
     + [("1", {"compression": "group4"}), ("F", {}), ("CMYK", {})],
     "GIF": [("P", {}), ("P", {"save_all": True, "append_images": [Image.new("P", (20, 16))] * 3})],
     "BMP": [("1", {}), ("P", {}), ("RGB", {}), ("RGBA", {})],
     "PPM": [("RGB", {}), ("L", {}), ("1", {})],
-}  # fmt: skip
+}

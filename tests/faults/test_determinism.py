@@ -31,8 +31,12 @@ for script, *args in (
 
 def train_all(name, hash_seed, *flags):
     code = f"DTN, CYCLEGAN = {TINY_DTN!r}, {[*TINY, '--gan_mode', 'wgangp']!r}\n" + RUNS
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(hash_seed),
-           "OMP_NUM_THREADS": "1"}  # fmt: skip
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONHASHSEED": str(hash_seed),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", code, str(ROOT), name, *flags]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -42,6 +46,7 @@ def train_all(name, hash_seed, *flags):
 @pytest.fixture
 def options_of():
     """A run's options.json but for what names the run."""
+
     def read(name):
         options = load(name)["options"]
         return {k: v for k, v in options.items() if k not in ("name", "f_encoder", "num_workers")}

@@ -33,9 +33,23 @@ CALLS = [
     ("publish.py", "--name", "run", "--output", "published"),
     ("export_onnx.py", "--name", "run", "--direction", "AtoB"),
     ("gallery.py",),
-    ("pretrain_encoder.py", *FOLDERS, "--steps", 1, "--batch_size", 4, "--width", 2, "--dim", 4,
-     "--gpu_ids", -1, "--output", "f.pth"),
-]  # fmt: skip
+    (
+        "pretrain_encoder.py",
+        *FOLDERS,
+        "--steps",
+        1,
+        "--batch_size",
+        4,
+        "--width",
+        2,
+        "--dim",
+        4,
+        "--gpu_ids",
+        -1,
+        "--output",
+        "f.pth",
+    ),
+]
 IN_A_RUN = 6
 PLACES = IN_A_RUN + len(CALLS)  # README says how many
 
@@ -130,15 +144,23 @@ def test_a_run_that_meets_a_full_disk_anywhere_goes_on_to_the_same_bits(
     page, state = on_disk(images / "index.html"), on_disk(Path("model_ckpt/unbroken/latest.pth"))
     epoch = person + anime + page + state
     # Step after which only so many bytes are left, and the file that is then the first to fail.
-    places = [(0, 0, ".u8"), (0, cache + 8192, "latest.pth"),
-              (2, 0, "0001_epoch_person.png"), (2, person, "0001_epoch_anime.png"),
-              (2, person + anime, "log.jsonl"), (4, person + anime + page, "epoch_0002.pth")]
+    places = [
+        (0, 0, ".u8"),
+        (0, cache + 8192, "latest.pth"),
+        (2, 0, "0001_epoch_person.png"),
+        (2, person, "0001_epoch_anime.png"),
+        (2, person + anime, "log.jsonl"),
+        (4, person + anime + page, "epoch_0002.pth"),
+    ]
     assert len(places) == IN_A_RUN
     if isinstance(disk, Limit):  # the smaller files of a run cannot be the first to fail
         pictures = max(path.stat().st_size for path in images.iterdir())
-        places = [(0, 0, ".u8"), (0, max(path.stat().st_size for path in Path("c").iterdir()),
-                                  "latest.pth"),
-                  (2, 0, "0001_epoch_person.png"), (4, pictures, "epoch_0002.pth")]  # fmt: skip
+        places = [
+            (0, 0, ".u8"),
+            (0, max(path.stat().st_size for path in Path("c").iterdir()), "latest.pth"),
+            (2, 0, "0001_epoch_person.png"),
+            (4, pictures, "epoch_0002.pth"),
+        ]
     elif long:
         places += [(step, left, "") for step in (0, 2, 4, 6) for left in range(0, epoch, 16_000)]
     step_of = CycleGANModel.optimize_parameters

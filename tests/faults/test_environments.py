@@ -11,8 +11,11 @@ from test_train import load
 
 SHORT = (*TINY, "--niter", "1", "--niter_decay", "0", "--num_workers", "0")
 # Root may write where nobody may; without this right it is held to permissions like anyone else.
-AS_ANYONE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search",
-             "--inh-caps=-dac_override,-dac_read_search")  # fmt: skip
+AS_ANYONE = (
+    "setpriv",
+    "--bounding-set=-dac_override,-dac_read_search",
+    "--inh-caps=-dac_override,-dac_read_search",
+)
 
 
 @pytest.fixture
@@ -46,8 +49,15 @@ def test_from_a_read_only_folder_with_an_odd_name_without_home_locale_and_input(
     shutil.move(workplace / "data", here / "data")
     bare = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     env = {key: value for key, value in os.environ.items() if key != "HOME"} | bare
-    closed = {"cwd": here, "close_fds": True, "preexec_fn": lambda: os.close(0), "text": True,
-              "errors": "replace", "timeout": 600, "capture_output": True}  # fmt: skip
+    closed = {
+        "cwd": here,
+        "close_fds": True,
+        "preexec_fn": lambda: os.close(0),
+        "text": True,
+        "errors": "replace",
+        "timeout": 600,
+        "capture_output": True,
+    }
 
     def run(script, *args):
         python = [*before, sys.executable, "-O", str(read_only_repository / script)]
@@ -65,8 +75,16 @@ def test_from_a_read_only_folder_with_an_odd_name_without_home_locale_and_input(
     assert len((here / "save_image/run/log.jsonl").read_text("utf-8").splitlines()) == 2
     run("gallery.py")
     assert (here / "save_image/index.html").is_file()
-    run("evaluate.py", "--floors_only", "--domain_A_path", "data/anime", "--domain_B_path",
-        "data/person", "--output", "results.json")  # fmt: skip
+    run(
+        "evaluate.py",
+        "--floors_only",
+        "--domain_A_path",
+        "data/anime",
+        "--domain_B_path",
+        "data/person",
+        "--output",
+        "results.json",
+    )
     assert (here / "results.json").is_file()
     run("prepare_data.py", "--source", "data/anime", "--output", "made")
     assert len(list((here / "made").glob("*.png"))) == 12

@@ -19,8 +19,13 @@ START = b"\x80\x02]("
 ORDERED = b"ccollections\nOrderedDict\n"
 SIZE = b"ctorch\nSize\n"
 STORAGE = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuK\4tQ"
-TENSOR = (b"ctorch._utils\n_rebuild_tensor_v2\nq\0(" + STORAGE + b"K\0K\0\x85K\1\x85\x89" + ORDERED
-          + b")Rtq\1")  # fmt: skip
+TENSOR = (
+    b"ctorch._utils\n_rebuild_tensor_v2\nq\0("
+    + STORAGE
+    + b"K\0K\0\x85K\1\x85\x89"
+    + ORDERED
+    + b")Rtq\1"
+)
 PARAMETER = TENSOR + b"Rq\2ctorch._utils\n_rebuild_parameter\nq\0(h\2\x89" + ORDERED + b")Rtq\1"
 WIDE = "\U0001f600".encode()  # makes four bytes of each letter beside it
 
@@ -40,7 +45,7 @@ FLAT = {
     "shapes": (SIZE + b"q\0)\x85q\1", b"h\0h\1R", 3),
     "tensors": (TENSOR, b"h\0h\1R", 3),
     "parameters": (PARAMETER, b"h\0h\1R", 3),
-}  # fmt: skip
+}
 
 
 def flat(kind: str, operations: int, size: int = MOST_PICKLE_BYTES - 300) -> bytes:
@@ -56,8 +61,10 @@ def everything_at_its_most() -> bytes:
     tensors = flat("tensors", MOST_OPERATIONS)[:-2]
     letters = WIDE + b"a" * (MOST_PICKLE_BYTES - len(tensors) - 300)
     names = [(f"data/{i}" + "\U0001f600" * 45, b"") for i in range(4000)]
-    return archive(tensors + b"X" + struct.pack("<L", len(letters)) + letters + b"e.",
-                   [("data/0", bytes(16)), *names])  # fmt: skip
+    return archive(
+        tensors + b"X" + struct.pack("<L", len(letters)) + letters + b"e.",
+        [("data/0", bytes(16)), *names],
+    )
 
 
 MEASURE = """

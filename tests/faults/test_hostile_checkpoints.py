@@ -59,8 +59,13 @@ def test_no_fault_in_a_file_gives_other_weights_nor_takes_memory_nor_hangs(long,
     count = 20_000 if long else 1_000
     command = [sys.executable, Path(__file__).with_name("hostile_files.py"), "checkpoints", count]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True,
-                          timeout=7200 if long else 900)  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=7200 if long else 900,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     became = json.loads(done.stdout.splitlines()[-1])
     assert became["refused"] + became["as written"] == count
@@ -97,9 +102,15 @@ def test_a_flipped_weight_without_a_digest_is_refused_by_the_archives_own_checks
 
 
 def test_files_without_a_digest_and_of_before_torch_1_6_are_read():
-    state = {"w": torch.rand(7), "h": torch.rand(3, 4).half().t(), "b": torch.tensor([True]),
-             "o": {"a": [1, (2.5, None)]}, "p": torch.nn.Parameter(torch.rand(2)),
-             "m": torch.nn.Linear(2, 2).state_dict(), "empty": torch.empty(0, 3)}  # fmt: skip
+    state = {
+        "w": torch.rand(7),
+        "h": torch.rand(3, 4).half().t(),
+        "b": torch.tensor([True]),
+        "o": {"a": [1, (2.5, None)]},
+        "p": torch.nn.Parameter(torch.rand(2)),
+        "m": torch.nn.Linear(2, 2).state_dict(),
+        "empty": torch.empty(0, 3),
+    }
     for new in (True, False):
         torch.save(state, FILE, _use_new_zipfile_serialization=new)
         assert same(read_tensors(FILE), state)
@@ -171,45 +182,78 @@ def renamed(name: bytes, other: bytes, count: int = -1) -> bytes:
 
 # Why each is refused, and how it is made.
 ARCHIVES = {
-    "compressed": ("data.pkl is encrypted or compressed",
-                   lambda: archive({"w": GOOD}, compression=zipfile.ZIP_DEFLATED)),
+    "compressed": (
+        "data.pkl is encrypted or compressed",
+        lambda: archive({"w": GOOD}, compression=zipfile.ZIP_DEFLATED),
+    ),
     "a bomb": ("data/0 is encrypted or compressed", bomb),
-    "compressed, the directory says": ("data.pkl is encrypted or compressed",
-                                       lambda: edited(10, b"\x08")),
+    "compressed, the directory says": (
+        "data.pkl is encrypted or compressed",
+        lambda: edited(10, b"\x08"),
+    ),
     "compressed, the record says": ("data.pkl is not where", lambda: edited(8, b"\x08", b"PK\3\4")),
     "of two sizes": ("data.pkl is encrypted or compressed", lambda: edited(20, b"\1\0\0\0")),
     "encrypted": ("data.pkl is encrypted or compressed", lambda: edited(8, b"\1")),
     "overlapping": ("archive/data/1 is not where the directory says", overlapping),
-    "another name at its place": ("archive/version is not where",
-                                  lambda: renamed(b"archive/version", b"archive/versiom", 1)),
-    "declares more than there is": ("archive/data.pkl is not where the directory says",
-                                    lambda: edited(20, struct.pack("<LL", 1 << 31, 1 << 31))),
-    "declares a size in 64 bits and has none": ("its directory lacks a size",
-                                                lambda: edited(20, b"\xff" * 8)),
+    "another name at its place": (
+        "archive/version is not where",
+        lambda: renamed(b"archive/version", b"archive/versiom", 1),
+    ),
+    "declares more than there is": (
+        "archive/data.pkl is not where the directory says",
+        lambda: edited(20, struct.pack("<LL", 1 << 31, 1 << 31)),
+    ),
+    "declares a size in 64 bits and has none": (
+        "its directory lacks a size",
+        lambda: edited(20, b"\xff" * 8),
+    ),
     "starts beyond its end": ("it ends too early", lambda: edited(42, struct.pack("<L", 1 << 31))),
-    "counts more records than there are": ("its directory is broken", lambda: edited(
-        8, struct.pack("<HH", 65000, 65000), b"PK\5\6")),
-    "counts fewer records than there are": ("its directory is broken", lambda: edited(
-        8, struct.pack("<HH", 2, 2), b"PK\5\6")),
-    "too many records": ("its records are too many", lambda: archive({"w": GOOD}, [
-        (f"data/{number}", bytes(16)) for number in range(20_000)])),
-    "names without end": ("its records are too many", lambda: archive({"w": GOOD}, [
-        ("data/0", bytes(16)), *((f"{number}" * 30_000, b"") for number in range(10, 30))])),
-    "a second directory": ("its directory is not as torch writes it",
-                           lambda: archive({"w": GOOD}) + archive({"w": GOOD})),
+    "counts more records than there are": (
+        "its directory is broken",
+        lambda: edited(8, struct.pack("<HH", 65000, 65000), b"PK\5\6"),
+    ),
+    "counts fewer records than there are": (
+        "its directory is broken",
+        lambda: edited(8, struct.pack("<HH", 2, 2), b"PK\5\6"),
+    ),
+    "too many records": (
+        "its records are too many",
+        lambda: archive({"w": GOOD}, [(f"data/{number}", bytes(16)) for number in range(20_000)]),
+    ),
+    "names without end": (
+        "its records are too many",
+        lambda: archive(
+            {"w": GOOD},
+            [("data/0", bytes(16)), *((f"{number}" * 30_000, b"") for number in range(10, 30))],
+        ),
+    ),
+    "a second directory": (
+        "its directory is not as torch writes it",
+        lambda: archive({"w": GOOD}) + archive({"w": GOOD}),
+    ),
     "something behind its end": ("its end is missing", lambda: archive({"w": GOOD}) + b"more"),
-    "twice the same record": ("it holds archive/data/0 twice",
-                              lambda: archive({"w": GOOD}, [("data/0", bytes(16))] * 2)),
-    "twice but for capitals": ("it holds archive/DATA/0 twice", lambda: archive(
-        {"w": GOOD}, [("data/0", bytes(16)), ("DATA/0", bytes(16))])),
-    "another folder": ("its records are in several folders",
-                       lambda: renamed(b"archive/version", b"brchive/version")),
-    "no pickle": ("it holds no data.pkl",
-                  lambda: renamed(b"archive/data.pkl", b"archive/data.pkx")),
+    "twice the same record": (
+        "it holds archive/data/0 twice",
+        lambda: archive({"w": GOOD}, [("data/0", bytes(16))] * 2),
+    ),
+    "twice but for capitals": (
+        "it holds archive/DATA/0 twice",
+        lambda: archive({"w": GOOD}, [("data/0", bytes(16)), ("DATA/0", bytes(16))]),
+    ),
+    "another folder": (
+        "its records are in several folders",
+        lambda: renamed(b"archive/version", b"brchive/version"),
+    ),
+    "no pickle": (
+        "it holds no data.pkl",
+        lambda: renamed(b"archive/data.pkl", b"archive/data.pkx"),
+    ),
     "nothing": ("it does not start as files of tensors do", lambda: b"PK\5\6" + bytes(18)),
-    "torchscript": ("TorchScript", lambda: archive(
-        {"w": GOOD}, [("data/0", bytes(16)), ("constants.pkl", b"\x80\x02].")])),
-}  # fmt: skip
+    "torchscript": (
+        "TorchScript",
+        lambda: archive({"w": GOOD}, [("data/0", bytes(16)), ("constants.pkl", b"\x80\x02].")]),
+    ),
+}
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name", "ignore:'torch.load' received a zip file")
@@ -311,8 +355,11 @@ PICKLES_BY_REASON = {
     },
     "its names and plain values fill 19 MB": {"ten million lists": nested(10**7)},
 }
-PICKLES = {kind: (reason, value) for reason, values in PICKLES_BY_REASON.items()
-           for kind, value in values.items()}  # fmt: skip
+PICKLES = {
+    kind: (reason, value)
+    for reason, values in PICKLES_BY_REASON.items()
+    for kind, value in values.items()
+}
 
 
 def made_of(kind: str) -> bytes:
@@ -354,16 +401,24 @@ def test_other_kinds_of_files_are_refused(tmp_path):
     with tarfile.open(FILE, "w") as file:
         file.add(ROOT / "README.md", "storages")
     start = "it does not start as files of tensors do"
-    for content in (FILE.read_bytes(), b"P", bytes(10**6), pickled(Executes()), pickled({}),
-                    b"version https://git-lfs.github.com/spec/v1\n", b"<html>"):  # fmt: skip
+    for content in (
+        FILE.read_bytes(),
+        b"P",
+        bytes(10**6),
+        pickled(Executes()),
+        pickled({}),
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"<html>",
+    ):
         refused(content, start)
     refused(b"", "it is empty")
     refused(b"PK\3\4", "its end is missing")
 
 
 def test_old_files_that_lie_are_refused():
-    torch.save({"w": torch.ones(1000), "v": torch.zeros(3)}, FILE,
-               _use_new_zipfile_serialization=False)  # fmt: skip
+    torch.save(
+        {"w": torch.ones(1000), "v": torch.zeros(3)}, FILE, _use_new_zipfile_serialization=False
+    )
     whole = FILE.read_bytes()
     for length in range(0, len(whole), 256):
         refused(whole[:length], "damaged", "checkpoints cut off")
@@ -371,8 +426,10 @@ def test_old_files_that_lie_are_refused():
     numbers = whole.index(b"M\xe8\x03")  # 1000 in the pickle
     more = whole[:numbers] + b"J\0\0\0\x7f" + whole[numbers + 3 :]  # 2,000 million instead
     refused(more, "its storage .* is not of the size that was declared")
-    refused(whole.replace(struct.pack("<q", 1000), struct.pack("<q", 10**12)),
-            "its storage .* is not of the size that was declared")  # fmt: skip
+    refused(
+        whole.replace(struct.pack("<q", 1000), struct.pack("<q", 10**12)),
+        "its storage .* is not of the size that was declared",
+    )
     start = whole[: whole.index(b"\x80\x02}", 15)]  # magic number, version, system
     refused(start + pickled({}) + pickled(Executes()) + pickled([]), "could run code")
 

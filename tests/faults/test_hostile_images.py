@@ -35,17 +35,22 @@ BIG = 100_000
 # Headers that promise 100,000 x 100,000 pixels.
 LYING = {
     "png": png(BIG, BIG),
-    "bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 70, 0, 0, 54, 40, BIG, BIG, 1, 24, 0, 0, 0, 0, 0,
-                               0) + bytes(16),
+    "bmp": b"BM"
+    + struct.pack("<IHHIIiiHHIIiiII", 70, 0, 0, 54, 40, BIG, BIG, 1, 24, 0, 0, 0, 0, 0, 0)
+    + bytes(16),
     "tif": tiff_of(BIG, BIG),
     "ppm": b"P6 100000 100000 255\n" + bytes(100),
     "pgm": b"P5 100000 100000 65535\n" + bytes(100),
-    "gif": b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0"
-           + struct.pack("<HH", 65535, 65535) + b"\0\2\2D\1\0;",
+    "gif": b"GIF89a"
+    + struct.pack("<HH", 65535, 65535)
+    + b"\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0"
+    + struct.pack("<HH", 65535, 65535)
+    + b"\0\2\2D\1\0;",
     "webp": b"RIFF\x26\0\0\0WEBPVP8X\n\0\0\0\0\0\0\0\x9f\x86\1\x9f\x86\1VP8 \x0a\0\0\0" + bytes(10),
-    "jpg": saved("JPEG").replace(b"\xff\xc0\0\x11\x08\0\x10\0\x14",
-                                 b"\xff\xc0\0\x11\x08\xff\xff\xff\xff"),
-}  # fmt: skip
+    "jpg": saved("JPEG").replace(
+        b"\xff\xc0\0\x11\x08\0\x10\0\x14", b"\xff\xc0\0\x11\x08\xff\xff\xff\xff"
+    ),
+}
 PACKED = bomb(600)  # 600 MB of zeros in 0.6 MB
 BOMBS = {
     "pixels": png(4, 4, pixels=PACKED),
@@ -65,10 +70,11 @@ BOMBS = {
     **{f"{n} bits": tiff_of(bits=n) for n in (0, 3, 16, 32, 64, 65535)},
     "a profile of noise": saved("JPEG", icc_profile=bytes(range(256)) * 100),
     "exif of noise": saved("JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(50)),
-    "exif that turns by 200": saved("JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1"
-                                                 b"\0\xc8\0\0\0\0\0\0"),
+    "exif that turns by 200": saved(
+        "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\xc8\0\0\0\0\0\0"
+    ),
     "an animation": b"".join([png()[:33], png_chunk(b"acTL", b"\xff" * 8), png()[33:]]),
-}  # fmt: skip
+}
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as dataset.py has it
@@ -111,8 +117,13 @@ def test_no_fault_in_an_image_takes_memory_hangs_or_stops_the_others(long):
     count = 20_000 if long else 1_200
     command = [sys.executable, Path(__file__).with_name("hostile_files.py"), "images", count]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True,
-                          timeout=7200 if long else 900)  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=7200 if long else 900,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     became = json.loads(done.stdout.splitlines()[-1])
     assert became["read"] + became["skipped"] == count
@@ -153,8 +164,9 @@ def large(kind: str, side: int = SIDE) -> bytes:
         pixels = b"".join(row.compress(bytes(1 + size * side)) for _ in range(side)) + row.flush()
         return png(side, side, pixels=pixels, colour=colour, depth=depth)
     number, *turned = {"F": [3], "I": [2], "F, turned": [3, (274, 3, 1, 6)]}[kind]
-    return tiff_of(side, side, 8, 32, zlib.compress(bytes(4 * side**2), 1),
-                   more=[(339, 3, 1, number), *turned])  # fmt: skip
+    return tiff_of(
+        side, side, 8, 32, zlib.compress(bytes(4 * side**2), 1), more=[(339, 3, 1, number), *turned]
+    )
 
 
 @posix
@@ -192,8 +204,18 @@ def test_every_mode_of_every_type_is_read():
 
 # ---- names and kinds of files ------------------------------------------------------------------
 
-NAMES = ["a\nb.png", "--help.png", "-rf.png", "\x1b[2J.png", "*.png", "$(touch executed).png",
-         "'\".png", "x" * 250 + ".png", " .png", "ä\u202egnp.png"]  # fmt: skip
+NAMES = [
+    "a\nb.png",
+    "--help.png",
+    "-rf.png",
+    "\x1b[2J.png",
+    "*.png",
+    "$(touch executed).png",
+    "'\".png",
+    "x" * 250 + ".png",
+    " .png",
+    "ä\u202egnp.png",
+]
 
 
 def folder_of_horrors() -> tuple[Path, list[str]]:
@@ -243,14 +265,36 @@ def test_odd_names_are_read_and_what_is_no_file_is_passed_over(capsys):
 def test_photographs_of_odd_names_are_translated_and_the_others_skipped(script):
     save_checkpoint(Path("model_ckpt/run/latest.pth"), run_state())
     folder, good = folder_of_horrors()
-    done = script("test.py", "--name", "run", "--input", folder, "--direction", "AtoB",
-                  "--output", "out", "--gpu_ids", "-1")  # fmt: skip
+    done = script(
+        "test.py",
+        "--name",
+        "run",
+        "--input",
+        folder,
+        "--direction",
+        "AtoB",
+        "--output",
+        "out",
+        "--gpu_ids",
+        "-1",
+    )
     made = set(find_images(Path("out")))
     assert done.code in (0, 1, 2) and set(good) <= made <= {*good, "locked.png"}, done.err
     assert "Traceback" not in done.err
     for name in ("pipe.png", "zero.png", "empty.png", "text.png"):
-        done = script("test.py", "--name", "run", "--input", folder / name, "--direction", "AtoB",
-                      "--output", "out2", "--gpu_ids", "-1")  # fmt: skip
+        done = script(
+            "test.py",
+            "--name",
+            "run",
+            "--input",
+            folder / name,
+            "--direction",
+            "AtoB",
+            "--output",
+            "out2",
+            "--gpu_ids",
+            "-1",
+        )
         assert done.code == 2 and "Traceback" not in done.err, done.err
 
 
@@ -284,8 +328,15 @@ def link(name: str) -> zipfile.ZipInfo:
 
 
 def test_names_and_links_in_an_archive_lead_nowhere(prepare):
-    names = ["../../out.png", "/tmp/absolute.png", "C:\\windows.png", "a/../../b.png", "-rf.png",
-             "a\nb.png", "good.png"]  # fmt: skip
+    names = [
+        "../../out.png",
+        "/tmp/absolute.png",
+        "C:\\windows.png",
+        "a/../../b.png",
+        "-rf.png",
+        "a\nb.png",
+        "good.png",
+    ]
     contents = [(name, saved("PNG", size=(40 + i, 40))) for i, name in enumerate(names)]
     packed([*contents, (link("link.png"), b"/etc/passwd")])
     done = prepare("made.zip", "out/in")
@@ -328,11 +379,27 @@ def test_faults_in_an_archive_are_one_line_or_leave_its_other_pictures(prepare, 
 
 # ---- small files beside pictures ---------------------------------------------------------------
 
-NONSENSE = [b"", b"{", b"[]", b"7", b'"x"', b"null", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 900,
-            b'{"epoch": "x"}', b'{"epoch": [1]}', b'{"epoch": 1, "losses": {"G": "x"}}',
-            b'{"epoch": 1, "a": ' + b'{"a":' * 600 + b"1" + b"}" * 601, b"1" * 5000,
-            b'{"epoch": 1, "lr_G": ' + b"9" * 400 + b"}", b'{"niter": "x", "niter_decay": {}}',
-            b'{"epoch": 1, "losses": {"<script>": 1}}', b"NaN", b"\0" * 100]  # fmt: skip
+NONSENSE = [
+    b"",
+    b"{",
+    b"[]",
+    b"7",
+    b'"x"',
+    b"null",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"a":' * 900,
+    b'{"epoch": "x"}',
+    b'{"epoch": [1]}',
+    b'{"epoch": 1, "losses": {"G": "x"}}',
+    b'{"epoch": 1, "a": ' + b'{"a":' * 600 + b"1" + b"}" * 601,
+    b"1" * 5000,
+    b'{"epoch": 1, "lr_G": ' + b"9" * 400 + b"}",
+    b'{"niter": "x", "niter_decay": {}}',
+    b'{"epoch": 1, "losses": {"<script>": 1}}',
+    b"NaN",
+    b"\0" * 100,
+]
 
 
 @pytest.mark.parametrize("number", range(len(NONSENSE)))
@@ -382,11 +449,22 @@ def test_a_report_that_leads_elsewhere_is_refused(prepare):
         assert done.code == 2 and "report.json is damaged" in done.err
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"file", b"file,Male\n", b"file,Male\na.png\n", b"file,Male\na.png,x\n", b"Male\n1\n",
-    b"file,Male\na.png," + b"1" * 5000, b"file,Male\n\0\0\n", b"\xff\xfe", b'file,Male\n"a',
-    b"file,Male\n" + b"x" * 200_000 + b",1\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"file",
+        b"file,Male\n",
+        b"file,Male\na.png\n",
+        b"file,Male\na.png,x\n",
+        b"Male\n1\n",
+        b"file,Male\na.png," + b"1" * 5000,
+        b"file,Male\n\0\0\n",
+        b"\xff\xfe",
+        b'file,Male\n"a',
+        b"file,Male\n" + b"x" * 200_000 + b",1\n",
+    ],
+)
 def test_a_broken_table_of_attributes_is_one_line(content):
     Path("a.csv").write_bytes(content)
     try:

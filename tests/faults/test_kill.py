@@ -32,8 +32,18 @@ from harness import (
 from dtn.encoder import Encoder, save_encoder
 
 BUILDING = ("decode", "write cache", "write index")
-TRAINING = ("step", "fsync", "replace", "unlink", "write checkpoint", "write grid", "write log",
-            "write options", "write page", "at some time")  # fmt: skip
+TRAINING = (
+    "step",
+    "fsync",
+    "replace",
+    "unlink",
+    "write checkpoint",
+    "write grid",
+    "write log",
+    "write options",
+    "write page",
+    "at some time",
+)
 AT_ANY_MOMENT, AT_A_LOCK, OF_THEIR_OWN, OF_A_DTN = 48, 1, 2, 4
 TRAININGS_KILLED = AT_ANY_MOMENT + AT_A_LOCK + OF_THEIR_OWN + OF_A_DTN  # README says how many
 
@@ -94,8 +104,9 @@ def test_killed_at_any_moment_and_resumed_equals_unbroken_to_the_bit(server, unb
     chance, survived, missed = random.Random(0), Counter(), Counter()
     often, seconds = events(unbroken), float((unbroken / "seconds").read_text())
     # A story each for the first and the last time of everything, then stories by chance.
-    places = [(event, number) for event in (*BUILDING, *TRAINING[:-1])
-              for number in (1, often[event])]  # fmt: skip
+    places = [
+        (event, number) for event in (*BUILDING, *TRAINING[:-1]) for number in (1, often[event])
+    ]
     wanted = 500 if long else AT_ANY_MOMENT
     for story in count():
         if survived.total() == wanted:
@@ -144,16 +155,21 @@ def test_processes_of_their_own_that_are_killed_go_on_too(server, unbroken):
     cwd = unbroken.parent / "fresh"
     cwd.mkdir()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    code = ("import train; from evaluation import metrics\n"
-            "metrics.COLLAPSE_SPREAD, metrics.COLLAPSE_DUPLICATES = -1, 2\n"
-            "train.main()")  # fmt: skip
+    code = (
+        "import train; from evaluation import metrics\n"
+        "metrics.COLLAPSE_SPREAD, metrics.COLLAPSE_DUPLICATES = -1, 2\n"
+        "train.main()"
+    )
     saved = cwd / "model_ckpt/run/latest.pth"
     for _ in range(OF_THEIR_OWN):
         _, *flags = next_command(cwd)
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *flags], cwd=cwd, env=env,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-c", code, *flags],
+            cwd=cwd,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         before = saved.stat().st_mtime_ns if saved.exists() else 0
         waited = time.monotonic() + HANG
         while process.poll() is None and time.monotonic() < waited:
@@ -167,10 +183,12 @@ def test_processes_of_their_own_that_are_killed_go_on_too(server, unbroken):
     assert_nothing_lost(unbroken, cwd)
 
 
-DTN = ("--model dtn --f_encoder ../f.pth --domain_A_path ../data/anime --domain_B_path "
-       "../data/person --cache_dir cache --image_size 32 --discriminator patch --ngf 2 --ndf 2 "
-       "--batch_size 18 --holdout 6 --niter 2 --niter_decay 1 --ckpt_num 2 --amp off "
-       "--num_workers 0 --gpu_ids -1 --name run").split()  # fmt: skip
+DTN = (
+    "--model dtn --f_encoder ../f.pth --domain_A_path ../data/anime --domain_B_path "
+    "../data/person --cache_dir cache --image_size 32 --discriminator patch --ngf 2 --ndf 2 "
+    "--batch_size 18 --holdout 6 --niter 2 --niter_decay 1 --ckpt_num 2 --amp off "
+    "--num_workers 0 --gpu_ids -1 --name run"
+).split()
 
 
 def test_a_dtn_that_is_killed_again_and_again_equals_unbroken_to_the_bit(server, unbroken):
@@ -188,19 +206,45 @@ def test_a_dtn_that_is_killed_again_and_again_equals_unbroken_to_the_bit(server,
     assert_nothing_lost(one, two)
 
 
-FOLDERS = ("--domain_A_path", "../data/anime", "--domain_B_path", "../data/person",
-           "--cache_dir", "cache", "--image_size", "24")  # fmt: skip
+FOLDERS = (
+    "--domain_A_path",
+    "../data/anime",
+    "--domain_B_path",
+    "../data/person",
+    "--cache_dir",
+    "cache",
+    "--image_size",
+    "24",
+)
 HERE = ("--name", "run", "--gpu_ids", "-1")
 
 
-@pytest.mark.parametrize("script, flags", [
-    ("test", (*HERE, "--cache_dir", "cache", "--output", "out")),
-    ("gallery", ()),
-    ("publish", (*HERE[:2], "--output", "out")),
-    ("evaluate", ("--floors_only", *FOLDERS)),
-    ("pretrain_encoder", (*FOLDERS, *HERE[2:], "--steps", "1", "--batch_size", "4", "--width", "2",
-                          "--dim", "4", "--output", "f.pth")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("test", (*HERE, "--cache_dir", "cache", "--output", "out")),
+        ("gallery", ()),
+        ("publish", (*HERE[:2], "--output", "out")),
+        ("evaluate", ("--floors_only", *FOLDERS)),
+        (
+            "pretrain_encoder",
+            (
+                *FOLDERS,
+                *HERE[2:],
+                "--steps",
+                "1",
+                "--batch_size",
+                "4",
+                "--width",
+                "2",
+                "--dim",
+                "4",
+                "--output",
+                "f.pth",
+            ),
+        ),
+    ],
+)
 def test_what_a_killed_script_left_is_gone_after_the_same_call(server, unbroken, script, flags):
     cwd = unbroken.parent / script
     shutil.copytree(unbroken, cwd)
@@ -219,8 +263,18 @@ PREPARING = ("write picture", "write report", "replace", "fsync", "unlink")
 def test_killed_drawing_or_preparing_and_begun_again_gives_the_same_files(
     server, unbroken, tmp_path, long, script, kinds
 ):
-    flags = ("--source", unbroken.parent / "data", "--output", "out", "--min_size", "8",
-             "--image_size", "16", "--num_workers", "0")  # fmt: skip
+    flags = (
+        "--source",
+        unbroken.parent / "data",
+        "--output",
+        "out",
+        "--min_size",
+        "8",
+        "--image_size",
+        "16",
+        "--num_workers",
+        "0",
+    )
     command = (script, *flags) if script == "prepare_data" else (script,)
 
     def files(cwd):

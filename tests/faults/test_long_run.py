@@ -15,9 +15,11 @@ from PIL import Image
 # line longer each epoch. The images of one step, kept by mistake, would be 14,000.
 BYTES_PER_STEP = 4000
 STEPS = 20  # of an epoch
-FLAGS = ("--ngf 2 --ndf 2 --n_blocks 1 --discriminator patch --image_size 24 --batch_size 1 "
-         "--warm_steps 0 --lambda_idt 0 --pool_size 4 --num_workers 0 --amp off --gpu_ids -1 "
-         "--ckpt_num 1000 --name run --niter_decay 0").split()  # fmt: skip
+FLAGS = (
+    "--ngf 2 --ndf 2 --n_blocks 1 --discriminator patch --image_size 24 --batch_size 1 "
+    "--warm_steps 0 --lambda_idt 0 --pool_size 4 --num_workers 0 --amp off --gpu_ids -1 "
+    "--ckpt_num 1000 --name run --niter_decay 0"
+).split()
 # train.py, with a look at the process after every epoch.
 WATCHED = """
 import json, os, sys, threading, torch, train
@@ -43,8 +45,16 @@ def test_a_long_run_needs_no_more_of_anything_at_its_end(tmp_path, long):
             pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / folder / f"{i}.png")
     epochs, every = (2500, 100) if long else (100, 10)
-    command = [sys.executable, "-c", WATCHED, *FLAGS, "--niter", str(epochs),
-               "--every_save_images", str(every)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        WATCHED,
+        *FLAGS,
+        "--niter",
+        str(epochs),
+        "--every_save_images",
+        str(every),
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -60,7 +70,10 @@ def test_a_long_run_needs_no_more_of_anything_at_its_end(tmp_path, long):
     expected = [(epoch, STEPS * epoch) for epoch in range(1, epochs + 1)]
     assert [(record["epoch"], record["step"]) for record in records] == expected
     grids = sorted(path.name for path in Path(tmp_path, "save_image/run").glob("*.png"))
-    assert grids == [f"{epoch:04}_epoch_{shows}.png" for epoch in range(every, epochs + 1, every)
-                     for shows in ("anime", "person")]  # fmt: skip
+    assert grids == [
+        f"{epoch:04}_epoch_{shows}.png"
+        for epoch in range(every, epochs + 1, every)
+        for shows in ("anime", "person")
+    ]
     COUNTS["steps of a long run"] += STEPS * epochs
     COUNTS["bytes of memory per step"] += max(0, round(slope))

@@ -102,11 +102,13 @@ EVERYWHERE = {
     "a weight of another shape": first_weight("netG_A_ema", lambda w: w[1:]),
     "a weight that is NaN": first_weight("netG_A_ema", lambda w: w * float("nan")),
     "an infinite weight": first_weight("netG_A_ema", lambda w: w + float("inf")),
-    "a weight too many": put("model", "nets", "netG_A_ema",
-                             value=lambda w: {**w, "more": torch.zeros(1)}),
-    "a weight missing": put("model", "nets", "netG_A_ema",
-                            value=lambda w: dict(list(w.items())[1:])),
-}  # fmt: skip
+    "a weight too many": put(
+        "model", "nets", "netG_A_ema", value=lambda w: {**w, "more": torch.zeros(1)}
+    ),
+    "a weight missing": put(
+        "model", "nets", "netG_A_ema", value=lambda w: dict(list(w.items())[1:])
+    ),
+}
 ONLY_FOR_TRAINING = {
     "an optimizer missing": without("model", "optimizer_G"),
     "an optimizer that is a word": put("model", "optimizer_G", value="x"),
@@ -192,15 +194,26 @@ ENCODERS = {
 def test_nonsense_for_an_encoder_is_one_line(workplace, script, options, kind):
     encoder, latest = Encoder(2, 4, 64), "model_ckpt/run/latest.pth"
     model = DTNModel(options(model="dtn", ngf=2, ema=0), encoder)
-    state = {"format": 1, "options": vars(model.opt), "epoch": 0, "batch": 0, "totals": {},
-             "model": {**model.state_dict(), "encoder_options": ENCODERS[kind]}}  # fmt: skip
+    state = {
+        "format": 1,
+        "options": vars(model.opt),
+        "epoch": 0,
+        "batch": 0,
+        "totals": {},
+        "model": {**model.state_dict(), "encoder_options": ENCODERS[kind]},
+    }
     write_tensors(Path(latest), state)
-    for command in (TRAINED, [*TRAINED, "--dry_run"], ["test.py", "--ckpt", latest],
-                    ["evaluate.py", "--ckpt", latest]):  # fmt: skip
+    for command in (
+        TRAINED,
+        [*TRAINED, "--dry_run"],
+        ["test.py", "--ckpt", latest],
+        ["evaluate.py", "--ckpt", latest],
+    ):
         one_line(script, command, "latest.pth")
     weights = encoder.state_dict()
-    write_tensors(Path("f.pth"), {"format": "encoder-2", "options": ENCODERS[kind],
-                                  "encoder": weights})  # fmt: skip
+    write_tensors(
+        Path("f.pth"), {"format": "encoder-2", "options": ENCODERS[kind], "encoder": weights}
+    )
     one_line(script, ["train.py", "--model", "dtn", "--f_encoder", "f.pth"], "f.pth")
 
 
@@ -208,8 +221,14 @@ def test_encoders_with_other_weights_are_one_line():
     save_encoder(FILE, Encoder(2, 4, 64))
     state = read_tensors(FILE)
     key = "convs.0.weight"
-    for make in (lambda w: "x", lambda w: w.long(), lambda w: w.to(torch.complex64),
-                 lambda w: w[1:], lambda w: w * float("nan"), lambda w: None):  # fmt: skip
+    for make in (
+        lambda w: "x",
+        lambda w: w.long(),
+        lambda w: w.to(torch.complex64),
+        lambda w: w[1:],
+        lambda w: w * float("nan"),
+        lambda w: None,
+    ):
         weights = {**state["encoder"], key: make(state["encoder"][key])}
         write_tensors(FILE, {**state, "encoder": weights})
         with pytest.raises(UserError, match="x.pth: "):

@@ -86,9 +86,7 @@ CASES = [(model, *where) for model in MODELS for where in places(model)]
 
 
 @pytest.mark.parametrize("name,place,net", CASES)
-def test_what_is_not_finite_is_named_with_its_step_and_never_saved(
-    options, long, name, place, net
-):
+def test_what_is_not_finite_is_named_with_its_step_and_never_saved(options, long, name, place, net):
     for value in (NAN, INF) if long else (NAN if CASES.index((name, place, net)) % 2 else INF,):
         spoil_a_step(make(options, name), place, net, value)
 
@@ -125,8 +123,9 @@ def test_from_a_bad_step_on_weights_and_adam_stay_as_they_were(options, name, pl
         model.optimize_parameters()
         feed(model, seed)
     assert same(before, [p for net in nets.values() for p in net.parameters()])
-    steps = {int(s["step"]) for o in (model.optimizer_G, model.optimizer_D)
-             for s in o.state.values()}  # fmt: skip
+    steps = {
+        int(s["step"]) for o in (model.optimizer_G, model.optimizer_D) for s in o.state.values()
+    }
     assert steps == {1}
     with pytest.raises(NonFiniteLoss, match="at step 2"):
         model.fetch_losses()
@@ -170,8 +169,9 @@ def spoilt_run(train, train_dtn, script, monkeypatch):
         save = TranslationModel.state_dict
         with monkeypatch.context() as patch:
             patch.setattr(MODELS[name], "optimize_parameters", spoilt_step)
-            patch.setattr(TranslationModel, "state_dict",
-                          lambda self: held.append(self.steps) or save(self))  # fmt: skip
+            patch.setattr(
+                TranslationModel, "state_dict", lambda self: held.append(self.steps) or save(self)
+            )
             broken = command(*flags, "--name", "spoilt")
         kept = load("spoilt")
         assert broken.code == 2 and kept["model"]["steps"] == held[-1] < step
@@ -180,9 +180,14 @@ def spoilt_run(train, train_dtn, script, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("name,place,step", [
-    ("cyclegan", "batch", 3), ("cyclegan", "exp_avg_sq", 5), ("dtn", "weight", 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,place,step",
+    [
+        ("cyclegan", "batch", 3),
+        ("cyclegan", "exp_avg_sq", 5),
+        ("dtn", "weight", 5),
+    ],
+)
 def test_once_the_cause_is_gone_the_run_goes_on_as_if_nothing_had_been(
     workplace, spoilt_run, name, place, step
 ):
@@ -217,8 +222,26 @@ def test_an_encoder_with_a_bad_weight_is_not_written(tmp_path):
 
 
 def test_the_encoders_training_names_the_step_whose_loss_is_not_finite(workplace, script):
-    done = script("pretrain_encoder.py", "--domain_A_path", "data/anime", "--domain_B_path",
-                  "data/person", "--steps", 6, "--batch_size", 4, "--width", 2, "--dim", 4,
-                  "--lr", 1e30, "--gpu_ids", -1, "--output", "f.pth")  # fmt: skip
+    done = script(
+        "pretrain_encoder.py",
+        "--domain_A_path",
+        "data/anime",
+        "--domain_B_path",
+        "data/person",
+        "--steps",
+        6,
+        "--batch_size",
+        4,
+        "--width",
+        2,
+        "--dim",
+        4,
+        "--lr",
+        1e30,
+        "--gpu_ids",
+        -1,
+        "--output",
+        "f.pth",
+    )
     assert done.code == 2 and re.search(r"the loss became (nan|inf) at step [1-5];", done.err)
     assert not (workplace / "f.pth").exists()

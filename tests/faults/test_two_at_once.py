@@ -150,8 +150,10 @@ def test_the_second_builder_of_a_cache_waits_and_uses_it_or_takes_over(server, r
     # Who gets the lock of the other folder next is chance; each picture is decoded once.
     decoded = [events(folder).get("decode", 0) for folder in folders[killed:]]
     assert sum(decoded) == 120, decoded
-    caches = [{path.name: path.read_bytes() for path in folder.iterdir()}
-              for folder in (cache, root / "unbroken/cache")]  # fmt: skip
+    caches = [
+        {path.name: path.read_bytes() for path in folder.iterdir()}
+        for folder in (cache, root / "unbroken/cache")
+    ]
     assert caches[0] == caches[1]
 
 

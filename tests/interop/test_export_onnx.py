@@ -23,8 +23,13 @@ from storage.checkpoint import save_checkpoint
 def run(workplace, options):
     """The checkpoint of a run that has hardly begun."""
     model = CycleGANModel(options())
-    state = {"options": vars(model.opt), "epoch": 0, "batch": 1, "totals": {},
-             "model": model.state_dict()}  # fmt: skip
+    state = {
+        "options": vars(model.opt),
+        "epoch": 0,
+        "batch": 1,
+        "totals": {},
+        "model": model.state_dict(),
+    }
     save_checkpoint(Path("model_ckpt/run/latest.pth"), state)
     return model
 

@@ -97,8 +97,21 @@ def test_one_published_direction_leaves_the_other_to_chance(train, script, capsy
 
 
 def test_what_shapes_the_nets_is_taken_over_and_contradictions_name_the_flag(train, script):
-    assert train("--name", "old", "--niter", 1, "--niter_decay", 0, "--crop", "celeba",
-                 "--discriminator", "patch").code == 0  # fmt: skip
+    assert (
+        train(
+            "--name",
+            "old",
+            "--niter",
+            1,
+            "--niter_decay",
+            0,
+            "--crop",
+            "celeba",
+            "--discriminator",
+            "patch",
+        ).code
+        == 0
+    )
     path = Path("model_ckpt/old")
     found = read_generators(path)
 
@@ -110,8 +123,13 @@ def test_what_shapes_the_nets_is_taken_over_and_contradictions_name_the_flag(tra
     assert (opt.crop, opt.lr_G, opt.niter, opt.batch_size) == ("celeba", 0.5, 100, 64)
     assert options("--ngf", "4", "--image_size", "96").image_size == 96  # the nets take any
     assert options("--demo").ngf == 4
-    for flag, value in (("--ngf", "8"), ("--n_blocks", "2"), ("--generator", "unet"),
-                        ("--ndf", "8"), ("--discriminator", "sagan")):  # fmt: skip
+    for flag, value in (
+        ("--ngf", "8"),
+        ("--n_blocks", "2"),
+        ("--generator", "unet"),
+        ("--ndf", "8"),
+        ("--discriminator", "sagan"),
+    ):
         with pytest.raises(UserError, match=f"{flag} {value}: --init_from .*leave {flag} out"):
             options(flag, value)
     with pytest.raises(UserError, match="--spectral_norm.*--init_from .* spectral_norm True"):

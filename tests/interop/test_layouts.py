@@ -245,8 +245,14 @@ def test_a_run_translates_as_its_training_does(options, kwargs):
     for _ in range(2):
         trained.set_input(pictures(), pictures())
         trained.optimize_parameters()
-    state = {"options": vars(trained.opt), "epoch": 1, "batch": 0, "totals": {}, "data": {"a": 1},
-             "model": trained.state_dict()}  # fmt: skip
+    state = {
+        "options": vars(trained.opt),
+        "epoch": 1,
+        "batch": 0,
+        "totals": {},
+        "data": {"a": 1},
+        "model": trained.state_dict(),
+    }
     save_checkpoint(Path("model_ckpt/run/latest.pth"), state)
     x = pictures()
     for path in ("model_ckpt/run/latest.pth", "model_ckpt/run"):
@@ -280,10 +286,12 @@ def with_more(key):
         (with_more("netX.weight"), ["netX.weight"]),
         (with_more("netG_A.module.l3.0.module.weight_u"), ["weight_u", "fit"]),
         (with_more("netG_A.module.last.0.weight"), ["last.0.weight", "size mismatch"]),
-        (lambda s: s.update({"netG_A.module.last.0.bias": torch.full((3,), torch.nan)}),
-         ["last.0.bias", "finite"]),
+        (
+            lambda s: s.update({"netG_A.module.last.0.bias": torch.full((3,), torch.nan)}),
+            ["last.0.bias", "finite"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_file_of_the_original_that_lacks_or_has_too_much_is_refused_by_key(change, words):
     original_file("iter.pth", 4, change=change)
     with pytest.raises(UserError) as error:

@@ -30,8 +30,13 @@ def save_run(workplace, options):
     def save(name="run", **kwargs):
         model = CycleGANModel(options(crop="celeba", seed=5, **kwargs))
         model.steps = 9
-        state = {"options": vars(model.opt), "epoch": 3, "batch": 0, "totals": {},
-                 "model": model.state_dict()}  # fmt: skip
+        state = {
+            "options": vars(model.opt),
+            "epoch": 3,
+            "batch": 0,
+            "totals": {},
+            "model": model.state_dict(),
+        }
         save_checkpoint(Path("model_ckpt", name, "latest.pth"), state)
 
     return save
@@ -68,10 +73,22 @@ def test_a_published_file_holds_one_generator_in_half_precision_and_nothing_of_t
         state = read(name)
         assert state["direction"] == direction
         assert (state["epoch"], state["steps"], state["seed"]) == (3, 9, 5)
-        assert state["options"] == {"generator": "resnet", "ngf": 4, "n_blocks": 1,
-                                    "image_size": 64, "crop": "celeba"}  # fmt: skip
-        assert state.keys() == {"published", "direction", "options", "weights", "epoch", "steps",
-                                "seed"}  # fmt: skip
+        assert state["options"] == {
+            "generator": "resnet",
+            "ngf": 4,
+            "n_blocks": 1,
+            "image_size": 64,
+            "crop": "celeba",
+        }
+        assert state.keys() == {
+            "published",
+            "direction",
+            "options",
+            "weights",
+            "epoch",
+            "steps",
+            "seed",
+        }
         assert {value.dtype for value in state["weights"].values()} == {torch.float16}
         content = (FOLDER / name).read_bytes()
         assert b"anime" not in content and str(run).encode() not in content
@@ -217,9 +234,17 @@ def test_git_takes_the_published_model_and_the_bundled_inputs_and_no_other_outpu
         command = ["git", "check-ignore", "-q", "--no-index", path]
         return subprocess.run(command, cwd=ROOT).returncode == 0
 
-    for kept in ("model_ckpt/pretrained/person_to_anime.pth", "test_image/inputs/anime/0.png",
-                 "test_image/inputs/person/0.png", "model_ckpt/README.md"):  # fmt: skip
+    for kept in (
+        "model_ckpt/pretrained/person_to_anime.pth",
+        "test_image/inputs/anime/0.png",
+        "test_image/inputs/person/0.png",
+        "model_ckpt/README.md",
+    ):
         assert not ignored(kept), kept
-    for other in ("model_ckpt/run/latest.pth", "model_ckpt/pretrained/latest.pth",
-                  "test_image/0__anime_real.png", "test_image/other/0.png"):  # fmt: skip
+    for other in (
+        "model_ckpt/run/latest.pth",
+        "model_ckpt/pretrained/latest.pth",
+        "test_image/0__anime_real.png",
+        "test_image/other/0.png",
+    ):
         assert ignored(other), other

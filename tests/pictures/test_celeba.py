@@ -15,9 +15,12 @@ from pictures.decode import load_image
 from pictures.tables import read_column
 
 PERSONS = {  # partition, Male, Eyeglasses
-    "000001": (0, -1, -1), "000002": (0, 1, 1), "000003": (1, 1, -1), "000004": (2, -1, 1),
+    "000001": (0, -1, -1),
+    "000002": (0, 1, 1),
+    "000003": (1, 1, -1),
+    "000004": (2, -1, 1),
     "000005": (0, 1, -1),
-}  # fmt: skip
+}
 
 
 def tables(folder, kind):
@@ -65,11 +68,13 @@ def test_a_partition_of_celeba_is_cropped_as_training_crops_and_has_its_attribut
     (original,) = (tmp_path / "plain").rglob("000002.jpg")
     pixels = np.array(Image.open("out/000002.png"))
     assert (pixels == load_image(original, 64, "celeba")).all()
-    assert read_attributes(Path("out/attributes.csv")) == [{
-        "000001": {"Male": 0, "Eyeglasses": 0},
-        "000002": {"Male": 1, "Eyeglasses": 1},
-        "000005": {"Male": 1, "Eyeglasses": 0},
-    }]  # fmt: skip
+    assert read_attributes(Path("out/attributes.csv")) == [
+        {
+            "000001": {"Male": 0, "Eyeglasses": 0},
+            "000002": {"Male": 1, "Eyeglasses": 1},
+            "000005": {"Male": 1, "Eyeglasses": 0},
+        }
+    ]
 
 
 def test_identities_go_into_the_table_so_that_nobody_is_on_both_sides(celeba, prepare):

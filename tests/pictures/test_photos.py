@@ -66,8 +66,11 @@ def cv2_that_finds(monkeypatch, tmp_path):
                 return np.array(boxes, np.int32) if boxes else ()
 
         (tmp_path / "haarcascade_frontalface_alt2.xml").touch()
-        fake = SimpleNamespace(CascadeClassifier=Cascade, setNumThreads=lambda n: None,
-                               data=SimpleNamespace(haarcascades=str(tmp_path)))  # fmt: skip
+        fake = SimpleNamespace(
+            CascadeClassifier=Cascade,
+            setNumThreads=lambda n: None,
+            data=SimpleNamespace(haarcascades=str(tmp_path)),
+        )
         monkeypatch.setitem(sys.modules, "cv2", fake)
 
     return install
@@ -117,8 +120,11 @@ def detector_of(monkeypatch, tmp_path):
 
         for name in ("frontalface_alt2", "profileface"):
             (tmp_path / f"haarcascade_{name}.xml").touch()
-        fake = SimpleNamespace(CascadeClassifier=Cascade, setNumThreads=lambda n: None,
-                               data=SimpleNamespace(haarcascades=str(tmp_path)))  # fmt: skip
+        fake = SimpleNamespace(
+            CascadeClassifier=Cascade,
+            setNumThreads=lambda n: None,
+            data=SimpleNamespace(haarcascades=str(tmp_path)),
+        )
         monkeypatch.setitem(sys.modules, "cv2", fake)
         return FaceDetector(margin=1.0)
 
@@ -171,9 +177,10 @@ def test_the_command_measures_how_faces_are_framed(cv2_that_finds, tmp_path, scr
 
     cv2_that_finds(lower)
     assert script("pictures/faces.py", tmp_path, "--dataset_size", 1).out.splitlines() == [
-        "found in 100.0%", "margin 2.00 (middle 80 %: 2.00 to 2.00)",
+        "found in 100.0%",
+        "margin 2.00 (middle 80 %: 2.00 to 2.00)",
         "rise 0.12 (middle 80 %: 0.12 to 0.12)",
-    ]  # fmt: skip
+    ]
     cv2_that_finds([])
     assert "no face found" in script("pictures/faces.py", tmp_path).err
 
@@ -216,8 +223,9 @@ def translate(workplace, train, script):
     Path("photos").mkdir()
 
     def run(*flags, output="out"):
-        return script("test.py", *CPU, "--input", "photos", "--direction", "BtoA", "--output",
-                      output, *flags)  # fmt: skip
+        return script(
+            "test.py", *CPU, "--input", "photos", "--direction", "BtoA", "--output", output, *flags
+        )
 
     return run
 
@@ -302,8 +310,17 @@ def test_own_photos_become_anime_by_the_pretrained_model_whatever_was_trained_si
     fake = np.array(Image.open("test_image/03_anime.png"))
     assert apart(fake, load_image(Path("data/person/03.png"), 64)) > 0
 
-    one = script("test.py", *CPU, "data/person/04.png", "--output", "out", "--direction", "AtoB",
-                 "--name", "run")  # fmt: skip
+    one = script(
+        "test.py",
+        *CPU,
+        "data/person/04.png",
+        "--output",
+        "out",
+        "--direction",
+        "AtoB",
+        "--name",
+        "run",
+    )
     assert "model_ckpt/run" in one.out.splitlines()[0] and os.listdir("out") == ["04_person.png"]
     assert "data/person/04.png -> out/04_person.png" in one.out
 
@@ -315,8 +332,15 @@ def test_own_photos_are_never_written_over(workplace, script):
     assert script("test.py", *CPU, "data/person/03.png", "--overwrite").code == 0
     os.rename("data/person/03.png", "data/person/03_anime.png")
     os.rename("data/person/04.png", "data/person/03.png")
-    lost = script("test.py", *CPU, "data/person/03.png", "data/person/03_anime.png", "--output",
-                  "data/person", "--overwrite")  # fmt: skip
+    lost = script(
+        "test.py",
+        *CPU,
+        "data/person/03.png",
+        "data/person/03_anime.png",
+        "--output",
+        "data/person",
+        "--overwrite",
+    )
     assert lost.code == 2 and "is one of the pictures of data/person/03.png" in lost.err
 
 
@@ -326,14 +350,21 @@ def test_a_model_of_one_direction_chooses_it(workplace, script):
     assert os.listdir("test_image") == ["03_person.png"]
 
 
-@pytest.mark.parametrize("flags, line", [
-    ("data/person/03.png --input data/person/04.png", "--input data/person/04.png: data/person/03"),
-    ("nosuch.jpg", "PHOTO nosuch.jpg: no such file or folder"),
-    ("data/person/03.png --scale 0", "--scale"), ("--scale 2", "--scale 2: goes with --input"),
-    ("--paste", "--paste: goes with --input"),
-    ("data/person/03.png --paste --scale 2", "--scale 2: is not read beside --paste"),
-    ("data/person/03.png --paste --compare", "--compare: is not read beside --paste"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (
+            "data/person/03.png --input data/person/04.png",
+            "--input data/person/04.png: data/person/03",
+        ),
+        ("nosuch.jpg", "PHOTO nosuch.jpg: no such file or folder"),
+        ("data/person/03.png --scale 0", "--scale"),
+        ("--scale 2", "--scale 2: goes with --input"),
+        ("--paste", "--paste: goes with --input"),
+        ("data/person/03.png --paste --scale 2", "--scale 2: is not read beside --paste"),
+        ("data/person/03.png --paste --compare", "--compare: is not read beside --paste"),
+    ],
+)
 def test_what_own_photos_cannot_be_made_of_ends_in_one_line(workplace, script, flags, line):
     done = script("test.py", *CPU, *flags.split())
     assert done.code == 2 and line in done.err and not Path("test_image").exists()

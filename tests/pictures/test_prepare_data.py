@@ -46,8 +46,14 @@ def odd_pictures(folder):
     """Every kind of file that such a folder holds; returns the reasons for those left out."""
     for name in ("deep/er", "deep/other", "__MACOSX", ".hidden"):
         (folder / name).mkdir(parents=True)
-    kinds = {"RGBA": "clear.png", "L": "grey.jpg", "P": "palette.png", "CMYK": "print.jpeg",
-             "1": "bits.bmp", "RGB": "日本 é.webp"}  # fmt: skip
+    kinds = {
+        "RGBA": "clear.png",
+        "L": "grey.jpg",
+        "P": "palette.png",
+        "CMYK": "print.jpeg",
+        "1": "bits.bmp",
+        "RGB": "日本 é.webp",
+    }
     for number, (mode, name) in enumerate(kinds.items(), 10):
         noise(number, 90, 70).convert(mode).save(folder / name)
     Image.fromarray(np.arange(80 * 80, dtype=np.uint16).reshape(80, 80)).save(folder / "deep16.tif")
@@ -66,8 +72,12 @@ def odd_pictures(folder):
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     for name in ("notes.txt", ".DS_Store", "__MACOSX/a.png", ".hidden/b.png"):
         (folder / name).write_text("x")
-    return {"second.png": "duplicate", "thin.png": "too small", "liar.jpg": "unreadable",
-            "cut.jpg": "unreadable"}  # fmt: skip
+    return {
+        "second.png": "duplicate",
+        "thin.png": "too small",
+        "liar.jpg": "unreadable",
+        "cut.jpg": "unreadable",
+    }
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
@@ -81,11 +91,30 @@ def test_odd_pictures_become_squares_and_the_report_says_what_was_left_out(prepa
     for name, reason in left_out.items():
         assert report["left_out"][name][0].startswith(reason)
     assert "second.png would equal first.png" in report["left_out"]["second.png"][0]
-    assert report["counts"] == {"files": 17, "not asked for": 0, "pictures": 13, "duplicate": 1,
-                                "too small": 1, "unreadable": 2}  # fmt: skip
+    assert report["counts"] == {
+        "files": 17,
+        "not asked for": 0,
+        "pictures": 13,
+        "duplicate": 1,
+        "too small": 1,
+        "unreadable": 2,
+    }
     assert "13 pictures of 17 files" in done.out and "2 unreadable" in done.out
-    made = {"clear", "grey", "palette", "print", "bits", "日本 é", "deep16", "turned", "moving",
-            "deep__er__same", "deep__other__same", "same", "first"}  # fmt: skip
+    made = {
+        "clear",
+        "grey",
+        "palette",
+        "print",
+        "bits",
+        "日本 é",
+        "deep16",
+        "turned",
+        "moving",
+        "deep__er__same",
+        "deep__other__same",
+        "same",
+        "first",
+    }
     assert {unicodedata.normalize("NFC", path.stem) for path in Path("out").glob("*.png")} == made
     assert len(os.listdir("out")) == len(made) + 1
     for name, files in report["pictures"].items():
@@ -96,8 +125,18 @@ def test_odd_pictures_become_squares_and_the_report_says_what_was_left_out(prepa
 
 def test_names_in_an_archive_lead_nowhere_else(prepare, tmp_path):
     noise(0).save("a.png")
-    names = ["../../up.png", "/root.png", "..\\back.png", "C:\\x\\drive.png", "a/../../b.png",
-             "x.png", "nul\x01byte.png", "folder.png/", ".hidden.png", "../.git/z.png"]  # fmt: skip
+    names = [
+        "../../up.png",
+        "/root.png",
+        "..\\back.png",
+        "C:\\x\\drive.png",
+        "a/../../b.png",
+        "x.png",
+        "nul\x01byte.png",
+        "folder.png/",
+        ".hidden.png",
+        "../.git/z.png",
+    ]
     Path("in").mkdir()
     with zipfile.ZipFile("in/x.zip", "w") as archive:
         for number, name in enumerate(names):
@@ -109,9 +148,18 @@ def test_names_in_an_archive_lead_nowhere_else(prepare, tmp_path):
         path.relative_to(tmp_path).as_posix() for path in before
     }
     assert added == {"deep", "deep/out"} | {
-        f"deep/out/{name}" for name in ("report.json", "up.png", "root.png", "_back.png",
-        "C__x_drive.png", "b.png", "x.png", "nul_byte.png")
-    }  # fmt: skip
+        f"deep/out/{name}"
+        for name in (
+            "report.json",
+            "up.png",
+            "root.png",
+            "_back.png",
+            "C__x_drive.png",
+            "b.png",
+            "x.png",
+            "nul_byte.png",
+        )
+    }
 
 
 def test_archives_that_unpack_to_absurd_sizes_are_refused(prepare, monkeypatch):
@@ -261,8 +309,11 @@ def test_sources_without_pictures_are_refused(prepare):
         archive.writestr("notes.txt", "x")
     Path("liars").mkdir()
     Path("liars/a.png").write_text("no picture")
-    for source, words in (("empty", "no images there"), ("empty.zip", "no images in this archive"),
-                          ("liars", "none of 1 files gave a picture (1 unreadable)")):  # fmt: skip
+    for source, words in (
+        ("empty", "no images there"),
+        ("empty.zip", "no images in this archive"),
+        ("liars", "none of 1 files gave a picture (1 unreadable)"),
+    ):
         done = prepare(source, "out")
         assert done.code == 2 and words in done.err
     # Nothing came of it, so other options need no other folder.

@@ -45,8 +45,9 @@ def is_ignored(path):
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     """What COPY . . would copy, of the files that the repository has."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT,
-                            capture_output=True, text=True)  # fmt: skip
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
     if listed.returncode:
         pytest.skip("needs a git checkout")
     folder = tmp_path_factory.mktemp("image")
@@ -80,9 +81,16 @@ def test_the_image_has_what_it_installs_from_and_nothing_of_the_user(image):
     for owned in words_of("RUN")[1].split("chown user ")[1].split():
         assert (image / owned).is_dir()
     assert not {"tests", "data", ".git", "benchmarks"} & set(os.listdir(image))
-    for path in ("data/person/me.png", ".git/config", "model_ckpt/mine/latest.pth",
-                 "save_image/mine/log.jsonl", "test_image/me_anime.png", "out/me.png",
-                 "templates/__pycache__/x.pyc", ".venv/bin/python"):  # fmt: skip
+    for path in (
+        "data/person/me.png",
+        ".git/config",
+        "model_ckpt/mine/latest.pth",
+        "save_image/mine/log.jsonl",
+        "test_image/me_anime.png",
+        "out/me.png",
+        "templates/__pycache__/x.pyc",
+        ".venv/bin/python",
+    ):
         assert is_ignored(path)
 
 
@@ -90,8 +98,9 @@ def test_the_command_answers_from_what_was_copied_and_ends_at_sigterm(image):
     command = [sys.executable, *json.loads(words_of("CMD")[0])[1:], "--port", "0"]
     process = subprocess.Popen(command, cwd=image, stdout=subprocess.PIPE, text=True)
     try:
-        address = next(re.search(r"http://[\d.:]+/", line)[0] for line in process.stdout
-                       if "Open " in line)  # fmt: skip
+        address = next(
+            re.search(r"http://[\d.:]+/", line)[0] for line in process.stdout if "Open " in line
+        )
         check = json.loads(words_of("HEALTHCHECK")[0].partition("CMD ")[2])
         check = [sys.executable, *(re.sub(r"http://[\d.:]+/", address, word) for word in check[1:])]
         assert subprocess.run(check).returncode == 0

@@ -5,17 +5,37 @@ import ast
 from conftest import ROOMS, ROOT, SOURCES
 
 CORE = {
-    "arguments", "networks", "self_attention", "losses", "dataset", "translation_model",
+    "arguments",
+    "networks",
+    "self_attention",
+    "losses",
+    "dataset",
+    "translation_model",
     "cyclegan_model",
-}  # fmt: skip
+}
 COMMANDS = {path.stem for path in ROOT.glob("*.py")} - CORE
 FLOORS = [
-    {"common"}, {"storage"}, {"pictures"}, CORE, {"demo"}, {"dtn"}, {"interop"}, {"evaluation"},
-    {"viewer"}, {"training"}, COMMANDS,
-]  # fmt: skip
+    {"common"},
+    {"storage"},
+    {"pictures"},
+    CORE,
+    {"demo"},
+    {"dtn"},
+    {"interop"},
+    {"evaluation"},
+    {"viewer"},
+    {"training"},
+    COMMANDS,
+]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-MATHEMATICS = ["networks.py", "self_attention.py", "losses.py", "dtn/networks.py",
-               "dtn/losses.py", "evaluation/metrics.py"]  # fmt: skip
+MATHEMATICS = [
+    "networks.py",
+    "self_attention.py",
+    "losses.py",
+    "dtn/networks.py",
+    "dtn/losses.py",
+    "evaluation/metrics.py",
+]
 
 
 def imports_of(path):
@@ -75,6 +95,9 @@ def test_models_do_not_import_arguments_and_mathematics_opens_no_file():
 
 
 def test_no_module_is_long():
-    long = {str(p.relative_to(ROOT)): n for p in SOURCES
-            if (n := len(p.read_text("utf-8").splitlines())) > 440}  # fmt: skip
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in SOURCES
+        if (n := len(p.read_text("utf-8").splitlines())) > 440
+    }
     assert not long, long

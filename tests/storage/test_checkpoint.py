@@ -117,8 +117,10 @@ def test_a_full_disk_while_saving_is_one_line_and_the_old_checkpoint_stays(path)
 
 
 def test_what_a_script_prints_is_written_at_once_into_a_file_too():
-    code = ("from common import errors; import os\n"
-            "errors.one_line_errors(lambda: (print('started'), os._exit(0)))()\n")  # fmt: skip
+    code = (
+        "from common import errors; import os\n"
+        "errors.one_line_errors(lambda: (print('started'), os._exit(0)))()\n"
+    )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.stdout == "started\n", done.stderr

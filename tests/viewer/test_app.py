@@ -93,10 +93,16 @@ def bomb():
     return bytes(data)
 
 
-@pytest.mark.parametrize("body, reason", [
-    (b"", "no image"), (b"no picture", "no image"), (b"%!PS-Adobe\n", "no image"),
-    (PERSON.read_bytes()[:200], "cannot be read"), (bomb(), "10000x10000 pixels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body, reason",
+    [
+        (b"", "no image"),
+        (b"no picture", "no image"),
+        (b"%!PS-Adobe\n", "no image"),
+        (PERSON.read_bytes()[:200], "cannot be read"),
+        (bomb(), "10000x10000 pixels"),
+    ],
+)
 def test_what_is_no_picture_gets_one_line(ask, body, reason):
     status, _, answer = ask("POST", QUERY, body)
     assert status == 200 and reason in answer["error"] and "\n" not in answer["error"]
@@ -132,8 +138,15 @@ def test_models_and_examples_are_found_by_name_only(ask):
         _, _, answer = ask("POST", f"/translate?model={model}&direction=BtoA", PERSON.read_bytes())
         assert "there is no model" in answer["error"]
     assert "AtoB or BtoA" in ask("POST", "/translate?model=pretrained&direction=x", b"")[2]["error"]
-    for path in ("/example/../../LICENSE", "/example//etc/passwd", "/example/", "/LICENSE",
-                 "/example/%2e%2e/person/01.png", "/app.py", "/templates/app.js"):  # fmt: skip
+    for path in (
+        "/example/../../LICENSE",
+        "/example//etc/passwd",
+        "/example/",
+        "/LICENSE",
+        "/example/%2e%2e/person/01.png",
+        "/app.py",
+        "/templates/app.js",
+    ):
         assert ask("GET", path)[0] == 404
     assert ask("GET", "/example/person/01.png")[2] == PERSON.read_bytes()
 
@@ -142,8 +155,15 @@ def test_the_list_has_the_pretrained_model_first_then_every_checkpoint_of_every_
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    for name in ("a/latest.pth", "a/best.pth", "a/epoch_0020.pth", "a/other.pth", "b/x.txt",
-                 "c/latest_net_G_A.pth", "pretrained.pth"):  # fmt: skip
+    for name in (
+        "a/latest.pth",
+        "a/best.pth",
+        "a/epoch_0020.pth",
+        "a/other.pth",
+        "b/x.txt",
+        "c/latest_net_G_A.pth",
+        "pretrained.pth",
+    ):
         Path("model_ckpt", name).parent.mkdir(parents=True, exist_ok=True)
         Path("model_ckpt", name).touch()
     models = list(web_page.list_models())
@@ -169,8 +189,13 @@ def test_a_run_that_trained_on_is_read_again(ask, workplace, train):
 
 def test_other_sites_and_other_names_of_this_machine_are_refused(ask, server):
     port = server.server_port
-    for headers in ({"Host": "evil.example"}, {"Host": f"evil.example:{port}"}, {"Host": ""},
-                    {"Origin": "https://evil.example"}, {"Origin": "null"}):  # fmt: skip
+    for headers in (
+        {"Host": "evil.example"},
+        {"Host": f"evil.example:{port}"},
+        {"Host": ""},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ):
         assert ask("POST", QUERY, PERSON.read_bytes(), **headers)[0] == 403
         assert ask("GET", "/state", **headers)[0] == 403
     assert ask("GET", "/state", Host=f"localhost:{port}")[0] == 200

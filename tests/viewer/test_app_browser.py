@@ -48,8 +48,12 @@ def visit(browser, tmp_path, monkeypatch):
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: troubles.append(dialog.message))
         page.on("requestfailed", lambda request: troubles.append(request.url))
-        page.on("request", lambda request: request.url.startswith((address, "data:"))
-                or troubles.append(request.url))  # fmt: skip
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith((address, "data:")) or troubles.append(request.url)
+            ),
+        )
         page.goto(address)
         playwright.expect(page.locator("#model option")).to_have_count(2)
         return page
@@ -114,8 +118,9 @@ def test_a_file_that_is_too_large_is_not_sent(visit, tmp_path, monkeypatch):
     sent = []
     page.on("request", lambda request: sent.append(request.url))
     page.set_input_files("#file", tmp_path / "large.png")
-    playwright.expect(page.locator("#error")).to_have_text("This file has 3 MB; at most 2 are "
-                                                           "taken.")  # fmt: skip
+    playwright.expect(page.locator("#error")).to_have_text(
+        "This file has 3 MB; at most 2 are taken."
+    )
     assert sent == []
 
 
@@ -157,8 +162,10 @@ def test_the_camera_gives_a_picture_and_is_let_go(visit):
     page.get_by_role("button", name="use the camera").click()
     playwright.expect(page.locator("#live")).to_be_visible()
     video = page.locator("#video")
-    video.evaluate("video => new Promise(done => { video.onplaying = done;"
-                   " if (video.videoWidth) done(); }).then(() => 0)")  # fmt: skip
+    video.evaluate(
+        "video => new Promise(done => { video.onplaying = done;"
+        " if (video.videoWidth) done(); }).then(() => 0)"
+    )
     page.get_by_role("button", name="take the picture").click()
     translated(page)
     playwright.expect(page.locator("#live")).to_be_hidden()
@@ -200,6 +207,9 @@ def test_it_fits_a_phone(visit, scheme):
     page.set_input_files("#file", PERSON)
     translated(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    heights = [button.bounding_box()["height"] for button in page.locator(".buttons button").all()
-               if button.is_visible()]  # fmt: skip
+    heights = [
+        button.bounding_box()["height"]
+        for button in page.locator(".buttons button").all()
+        if button.is_visible()
+    ]
     assert np.min(heights) >= 40

@@ -27,8 +27,16 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"
 
 def record(epoch, **more):
     losses = {"D_A": 1.0, "D_B": 2.0, "cycle_A": 3.0 / epoch, "cycle_B": 4.0 / epoch}
-    return {"epoch": epoch, "step": 9 * epoch, "losses": losses, "lr_G": 1e-4, "lr_D": 4e-4,
-            "spread": {"person": 0.5, "anime": None}, "seconds": 5.0, **more}  # fmt: skip
+    return {
+        "epoch": epoch,
+        "step": 9 * epoch,
+        "losses": losses,
+        "lr_G": 1e-4,
+        "lr_D": 4e-4,
+        "spread": {"person": 0.5, "anime": None},
+        "seconds": 5.0,
+        **more,
+    }
 
 
 def make_run(folder, epochs=(1, 2, 3), columns=3, options=None, size=16, rows=3):
@@ -39,8 +47,11 @@ def make_run(folder, epochs=(1, 2, 3), columns=3, options=None, size=16, rows=3)
     folder.mkdir(parents=True)
     for epoch in epochs:
         for shown in ("anime", "person") if rows == 3 else ("anime",):
-            tiles = [(epoch * 20, row * 300 // rows, column * 40 + (shown == "person") * 20)
-                     for row in range(rows) for column in range(columns)]  # fmt: skip
+            tiles = [
+                (epoch * 20, row * 300 // rows, column * 40 + (shown == "person") * 20)
+                for row in range(rows)
+                for column in range(columns)
+            ]
             images = torch.tensor(tiles).view(-1, 3, 1, 1).expand(-1, -1, size, size)
             save_grid(folder / f"{epoch:04}_epoch_{shown}.png", images / 127.5 - 1, columns)
     log = "".join(json.dumps(record(epoch)) + "\n" for epoch in epochs)
@@ -92,8 +103,10 @@ def test_figures_of_both_domains_share_a_chart_however_deep_they_lie():
         {"epoch": 2, "lr_G": 1, "losses": {"D_A": 6}, "figures": {"anime": {"swd": 7}}},
         {"epoch": 3, "figures": {"person": {"swd": 8}, "fid_anime": 9, "fid_person": 10}},
     ]
-    charts = {c["title"]: {line["label"]: line["values"] for line in c["lines"]}
-              for c in read_charts(records)}  # fmt: skip
+    charts = {
+        c["title"]: {line["label"]: line["values"] for line in c["lines"]}
+        for c in read_charts(records)
+    }
     assert charts == {
         "loss of the discriminators": {"D_A": [3, 6, None], "D_B": [4, None, None]},
         "new": {"new": [5, None, None]},
@@ -120,8 +133,15 @@ def test_what_chance_gives_is_no_chart():
 
 def test_torn_and_foreign_lines_of_a_log_are_passed_over_and_counted(tmp_path):
     folder = make_run(tmp_path / "run", epochs=(1, 2))
-    lines = [json.dumps(record(2, seconds=7.0)), "[" * 100000, "[1]", '{"step": 1}',
-             '{"epoch": "x"}', '{"epoch": -1}', '{"epoch": 3, "losses": {"D_']  # fmt: skip
+    lines = [
+        json.dumps(record(2, seconds=7.0)),
+        "[" * 100000,
+        "[1]",
+        '{"step": 1}',
+        '{"epoch": "x"}',
+        '{"epoch": -1}',
+        '{"epoch": 3, "losses": {"D_',
+    ]
     with open(folder / "log.jsonl", "ab") as file:
         file.write(b"\xff\xfe\n" + "\n".join(lines).encode())
     run = read_run(folder)
@@ -131,13 +151,16 @@ def test_torn_and_foreign_lines_of_a_log_are_passed_over_and_counted(tmp_path):
     assert run["notes"] == ["7 unreadable line(s) of log.jsonl passed over."]
 
 
-@pytest.mark.parametrize("flags,changed", [
-    ("--model dtn", {"model"}),
-    ("--gan_mode wgan", {"gan_mode"}),
-    ("--demo", {"demo"}),
-    ("--demo --model dtn --ngf 64", {"demo", "model", "ngf"}),
-    ("--ngf 8", {"ngf"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags,changed",
+    [
+        ("--model dtn", {"model"}),
+        ("--gan_mode wgan", {"gan_mode"}),
+        ("--demo", {"demo"}),
+        ("--demo --model dtn --ngf 64", {"demo", "model", "ngf"}),
+        ("--ngf 8", {"ngf"}),
+    ],
+)
 def test_a_run_is_shown_as_changed_where_it_differs_from_its_own_model_and_mode(
     tmp_path, flags, changed
 ):
@@ -304,8 +327,7 @@ def test_what_cannot_be_animated_ends_in_one_line(workplace, script):
     make_run(Path("save_image/large"), epochs=(2,), size=32)
     for path in Path("save_image/large").glob("*.png"):
         path.rename(Path("save_image/other", path.name))
-    assert "epoch 2 are of another size" in script("gallery.py", "--name", "other",
-                                                   "--animate").err  # fmt: skip
+    assert "epoch 2 are of another size" in script("gallery.py", "--name", "other", "--animate").err
     make_run(Path("save_image/none"), epochs=())
     assert "no epoch has its grids" in script("gallery.py", "--name", "none", "--animate").err
     assert not list(Path("save_image").glob("*/*.webp"))

@@ -34,8 +34,9 @@ def site(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["gallery.py"])
-        hostile = make_run(root / "save_image" / (HOSTILE.replace("/", "") + " #%?"),
-                           options={"crop": HOSTILE})  # fmt: skip
+        hostile = make_run(
+            root / "save_image" / (HOSTILE.replace("/", "") + " #%?"), options={"crop": HOSTILE}
+        )
         (hostile / "log.jsonl").write_text(json.dumps(record(1, **{HOSTILE: 1.0})) + "\n")
         make_run(root / "save_image/short", epochs=(1, 2), options={"ngf": 8})
         make_run(root / "save_image/run", epochs=(1, 2, 3, 5))
@@ -79,8 +80,10 @@ def colours(page, *selectors):
     """Colour in the middle of each element, as it is on the screen."""
     shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     boxes = [page.locator(selector).first.bounding_box() for selector in selectors]
-    return [shot.getpixel((box["x"] + box["width"] // 2, box["y"] + box["height"] // 2))
-            for box in boxes]  # fmt: skip
+    return [
+        shot.getpixel((box["x"] + box["width"] // 2, box["y"] + box["height"] // 2))
+        for box in boxes
+    ]
 
 
 def at(page, words):
@@ -88,8 +91,9 @@ def at(page, words):
 
 
 def face(direction, number, row):
-    return (f"#sections section:nth-of-type({direction + 1}) .face:nth-of-type({number + 1}) "
-            f".row{row}")  # fmt: skip
+    return (
+        f"#sections section:nth-of-type({direction + 1}) .face:nth-of-type({number + 1}) .row{row}"
+    )
 
 
 def test_every_tile_shows_its_own_face_and_row(visit):
@@ -112,8 +116,10 @@ def test_a_dtn_has_its_translations_and_what_it_makes_of_real_anime(visit):
     titles = page.locator("#sections h2").all_text_contents()
     assert titles == ["Persons to anime", "Anime, made again"]
     told = page.locator("#sections .rows").all_text_contents()
-    assert told == ["Top to bottom: real person, fake anime",
-                    "Top to bottom: real anime, reconstructed anime"]  # fmt: skip
+    assert told == [
+        "Top to bottom: real person, fake anime",
+        "Top to bottom: real anime, reconstructed anime",
+    ]
     page.keyboard.press("n")
     playwright.expect(page.locator(".faces.alone figcaption").first).to_have_text("real person")
 
@@ -124,9 +130,11 @@ def test_slider_keys_and_buttons_move_the_pictures(visit):
 
     def shows(words, red):
         at(page, words)
-        page.wait_for_function("words => document.querySelector('.pane').style"
-                               ".getPropertyValue('--file0').includes(words)",
-                               arg=f"{red // 20:04}_epoch")  # fmt: skip
+        page.wait_for_function(
+            "words => document.querySelector('.pane').style"
+            ".getPropertyValue('--file0').includes(words)",
+            arg=f"{red // 20:04}_epoch",
+        )
         assert colours(page, face(0, 0, 0))[0][0] == red
 
     page.locator("#slider").fill("0")
@@ -268,7 +276,11 @@ def test_compare_shows_any_two_runs_and_what_differs_between_them(visit, site):
     playwright.expect(page.locator("h3:visible").nth(1)).to_have_text("B: short, epoch 2")
     chart = page.locator(".chart", has_text="cycle loss")
     assert chart.locator(".legend li").all_text_contents() == [
-        "A: cycle_A 0.6", "A: cycle_B 0.8", "B: cycle_A 1.5", "B: cycle_B 2"]  # fmt: skip
+        "A: cycle_A 0.6",
+        "A: cycle_B 0.8",
+        "B: cycle_A 1.5",
+        "B: cycle_B 2",
+    ]
     rows = page.locator("#options > table tbody tr")
     assert rows.all_inner_texts() == ["ngf\t64\t8\t64"]
     page.locator("#pick-1").select_option(label="run")
@@ -323,8 +335,13 @@ def test_a_grid_that_is_gone_is_named(visit, site):
     playwright.expect(note).to_have_count(0)
 
 
-PAGES = [RUN, RUN + "#face=0.1", "save_image/index.html", "save_image/compare.html",
-         "test_image/index.html"]  # fmt: skip
+PAGES = [
+    RUN,
+    RUN + "#face=0.1",
+    "save_image/index.html",
+    "save_image/compare.html",
+    "test_image/index.html",
+]
 
 
 @pytest.mark.parametrize("path", PAGES)
