@@ -52,7 +52,7 @@ def run(workplace, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("check", [name for name in gpu.CHECKS if name not in ("bf16", "compile")])
+@pytest.mark.parametrize("check", gpu.CHECKS)
 def test_a_check_runs_on_a_cpu_too(run, workplace, check, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_run.py", *FOLDERS, "--item", check])
     options = gpu.argparse.Namespace(
@@ -65,12 +65,15 @@ def test_a_check_runs_on_a_cpu_too(run, workplace, check, monkeypatch):
         work=Path("out"),
         attributes=None,
     )
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: None)  # it would take minutes
     precision = torch.get_float32_matmul_precision()
     found = gpu.item(check, options)
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = True
+    if check == "bf16" and "failed" in found:
+        pytest.skip(found["failed"])
     assert found.get("ok") or "left_out" in found
-    assert found.get("difference", 0) < (1e-6 if check in ("cpu", "resume") else 0.05)
+    assert found.get("difference", 0) < (1e-6 if check in ("cpu", "resume", "compile") else 0.05)
 
 
 def test_a_check_that_cannot_be_is_a_line_and_not_an_end(run, monkeypatch):
