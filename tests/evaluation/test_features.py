@@ -101,7 +101,7 @@ def test_a_foreign_or_damaged_file_is_refused_in_one_line(net, tmp_path, change,
 
 
 def test_a_missing_file_is_named_with_what_to_do(tmp_path):
-    with pytest.raises(UserError, match="train_features.py"):
+    with pytest.raises(UserError, match="evaluation.train_features"):
         load_features(tmp_path / "nowhere.pth")
 
 
