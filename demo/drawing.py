@@ -5,178 +5,26 @@ Geometry is in picture units: x right and y down, both -1..1 over the picture. A
 back to front with covers (H, W) in 0..1.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
-SUPERSAMPLING = 4
+from demo.canvas import Canvas, mirrored, oval, smooth
+from demo.factors import BACKGROUND, EYES, HAIR, SKIN, Factors
+
 STYLES = ("anime", "person")
 
-# Per factor value: RGB as a person, RGB as anime. Hue and brightness correspond, so that a
-# translation that keeps them is the easiest one to learn without pairs.
-HAIR = {
-    "black": ((36, 31, 32), (54, 50, 66)),
-    "brown": ((102, 64, 42), (142, 86, 50)),
-    "blonde": ((214, 174, 104), (252, 214, 98)),
-    "red": ((168, 68, 30), (230, 80, 46)),
-    "grey": ((160, 160, 162), (198, 202, 212)),
-    "blue": ((50, 80, 132), (66, 112, 226)),
-}
-SKIN = {
-    "pale": ((242, 210, 192), (255, 234, 222)),
-    "fair": ((230, 186, 158), (254, 220, 196)),
-    "tan": ((204, 152, 114), (242, 194, 152)),
-    "brown": ((152, 102, 72), (200, 142, 102)),
-    "dark": ((120, 80, 60), (158, 108, 80)),
-}
-EYES = {
-    "brown": ((84, 52, 30), (156, 84, 40)),
-    "blue": ((62, 112, 170), (50, 128, 238)),
-    "green": ((74, 122, 70), (48, 176, 88)),
-    "grey": ((124, 128, 136), (140, 146, 176)),
-}
-BACKGROUND = {
-    "sand": ((200, 184, 154), (250, 230, 184)),
-    "sky": ((140, 172, 200), (172, 218, 250)),
-    "sage": ((130, 158, 128), (182, 228, 178)),
-    "rose": ((200, 152, 152), (252, 196, 204)),
-    "slate": ((86, 92, 108), (124, 134, 168)),
-    "lilac": ((152, 138, 178), (208, 192, 246)),
-}
-HAIR_COLOURS = tuple(HAIR)
-HAIR_LENGTHS = ("short", "medium", "long")
-FRINGES = ("none", "straight", "side")
-MOUTHS = ("neutral", "smile", "open")
 INK = np.float32((52, 36, 48))
-
-
-@dataclass(frozen=True)
-class Factors:
-    """What both drawings of a face share. Names are keys of the palettes and lists above."""
-
-    head_width: float  # -1 narrow .. 1 wide
-    head_height: float  # -1 short .. 1 long
-    turn: float  # -1 to the picture's left .. 1 to its right
-    tilt: float  # degrees, positive is clockwise
-    skin: str
-    hair_colour: str
-    hair_length: str
-    fringe: str
-    eye_colour: str
-    mouth: str
-    background: str
-    glasses: bool
-
-
-def sample_factors(generator: torch.Generator) -> Factors:
-    """Draw independent factors, uniform but for the tilt (normal) and glasses (one in five)."""
-
-    def choose(values: Iterable[str]) -> str:
-        values = tuple(values)
-        return values[int(torch.randint(len(values), (), generator=generator))]
-
-    width, height, turn = (torch.rand(3, generator=generator) * 2 - 1).tolist()
-    tilt = float(torch.randn((), generator=generator).clamp(-2, 2)) * 4
-    lists = SKIN, HAIR, HAIR_LENGTHS, FRINGES, EYES, MOUTHS, BACKGROUND  # in the order of Factors
-    names = [choose(values) for values in lists]
-    return Factors(
-        width, height, turn, tilt, *names, glasses=bool(torch.rand((), generator=generator) < 0.2)
-    )
-
-
-def _smooth(points: np.ndarray, steps: int = 4) -> np.ndarray:
-    """Closed Catmull-Rom curve through points (P, 2) -> (P * steps, 2)."""
-    before, after, beyond = (np.roll(points, shift, axis=0) for shift in (1, -1, -2))
-    t = (np.arange(steps) / steps)[:, None, None]
-    bend = 2 * before - 5 * points + 4 * after - beyond
-    curve = after - before + t * (bend + t * (3 * (points - after) + beyond - before))
-    return (points + 0.5 * t * curve).transpose(1, 0, 2).reshape(-1, 2)
-
-
-def _mirrored(*numbers: float) -> np.ndarray:
-    """Close a right half x, y, x, y, ... listed from top to bottom with its mirror image."""
-    half = np.reshape(numbers, (-1, 2))
-    return np.concatenate([half, half[::-1] * (-1, 1)])
-
-
-def _oval(x: float, y: float, width: float, height: float) -> np.ndarray:
-    """Ellipse with these half axes -> (25, 2), the last point on the first."""
-    angle = np.linspace(0, 2 * np.pi, 25)
-    return np.stack([x + width * np.cos(angle), y + height * np.sin(angle)], axis=1)
-
-
-class Canvas:
-    """One drawing under way: `pixels` (H, W, 3) in 0..255 and `hair` (H, W), its share in each.
-
-    `x` and `y` (H, W) are the pixels' coordinates in the frame of the tilted head, which is the
-    frame of all shapes (P, 2).
-    """
-
-    def __init__(self, factors: Factors, style: str, size: int) -> None:
-        self.size, self.turn, self.anime = size, factors.turn, style == "anime"
-        self.half_width = (0.58 if self.anime else 0.55) * (1 + 0.07 * factors.head_width)
-        self.stretch = 1 + 0.06 * factors.head_height
-        angle = np.radians(factors.tilt)
-        self.rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        axis = (np.arange(size) + 0.5) * (2 / size) - 1
-        grid = np.stack(np.meshgrid(axis, axis), axis=-1) @ self.rotation
-        self.x, self.y = grid[..., 0].astype(np.float32), grid[..., 1].astype(np.float32)
-        self.pixels = np.zeros((size, size, 3), np.float32)
-        self.hair = np.zeros((size, size), np.float32)
-
-    def surface(self, points: np.ndarray) -> np.ndarray:
-        """Move points (P, 2) on the front of the head with its turn, foreshortened."""
-        radius = 1.2 * self.half_width
-        angle = np.arcsin(np.clip(points[:, 0] / radius, -1, 1)) + 0.3 * self.turn
-        return np.stack([radius * np.sin(angle), points[:, 1] * self.stretch], axis=1)
-
-    def feature(self, *numbers: float, side: int = 1, at: float = 0) -> np.ndarray:
-        """Points x, y, x, y, ... of the face, mirrored where `side` is -1, around x = side * at."""
-        return self.surface((np.reshape(numbers, (-1, 2)) + (at, 0)) * (side, 1))
-
-    def cover(self, *shapes: np.ndarray, line: float = 0, blur: float = 0) -> np.ndarray:
-        """Antialiased share (H, W) of each pixel inside the shapes, or on their lines."""
-        side = self.size * SUPERSAMPLING
-        image = Image.new("L", (side, side))
-        draw = ImageDraw.Draw(image)
-        for shape in shapes:
-            corners = ((shape @ self.rotation.T + 1) * (side / 2)).ravel().tolist()
-            if line:
-                draw.line(corners, 255, max(1, round(line * side / 2)), joint="curve")
-            else:
-                draw.polygon(corners, 255)
-        image = image.reduce(SUPERSAMPLING)
-        if blur:
-            image = image.filter(ImageFilter.GaussianBlur(blur * self.size / 2))
-        return np.asarray(image, np.float32) / 255
-
-    def spot(self, x: float, y: float, width: float, height: float) -> np.ndarray:
-        """Soft round spot (H, W) on the front of the head, 1 in its middle."""
-        ((x, y),) = self.feature(x, y)
-        return np.exp(-(((self.x - x) / width) ** 2) - ((self.y - y) / height) ** 2)
-
-    def rim(self, cover: np.ndarray) -> np.ndarray:
-        """Line (H, W) along the edge of a cover: where the cover, slightly blurred, is half."""
-        image = Image.fromarray(np.uint8(cover * 255))
-        soft = np.asarray(image.filter(ImageFilter.BoxBlur(0.012 * self.size)), np.float32) / 255
-        return 0.8 * np.clip(5 * soft * (1 - soft) - 0.25, 0, 1)
-
-    def paint(self, cover: np.ndarray, colour: np.ndarray, hair: bool = False) -> None:
-        """Lay a colour, (3,) or (H, W, 3), over the picture where `cover` (H, W) says."""
-        self.pixels += cover[..., None] * (colour - self.pixels)
-        self.hair += cover * (hair - self.hair)
 
 
 def _face_shape(canvas: Canvas) -> np.ndarray:
     """Outline of the face from forehead to chin; the chin follows the turn."""
     if canvas.anime:
-        half = _mirrored(0.6, -0.66, 0.95, -0.32, 1, 0.05, 0.9, 0.34, 0.52, 0.6, 0.11, 0.75)
+        half = mirrored(0.6, -0.66, 0.95, -0.32, 1, 0.05, 0.9, 0.34, 0.52, 0.6, 0.11, 0.75)
     else:
-        half = _mirrored(0.6, -0.62, 0.93, -0.32, 0.97, 0.02, 0.9, 0.36, 0.66, 0.63, 0.28, 0.79)
-    points = _smooth(half) * (canvas.half_width, canvas.stretch)
+        half = mirrored(0.6, -0.62, 0.93, -0.32, 0.97, 0.02, 0.9, 0.36, 0.66, 0.63, 0.28, 0.79)
+    points = smooth(half) * (canvas.half_width, canvas.stretch)
     points[:, 0] += canvas.turn * (0.05 + 0.05 * np.clip(points[:, 1], 0, 1))
     return points
 
@@ -238,7 +86,7 @@ def _hair_shapes(canvas: Canvas, length: str, fringe: str) -> tuple[np.ndarray, 
             0.06,
         ),
     }[fringe]
-    outer = _smooth(_mirrored(0.2, -0.92, 0.66, -0.83, 1.02, -0.56, *sides), 12)
+    outer = smooth(mirrored(0.2, -0.92, 0.66, -0.83, 1.02, -0.56, *sides), 12)
     edge, below = np.reshape(edge, (-1, 2)), np.reshape((*below, 1.6, 1.5), (-1, 2))
     if canvas.anime:  # spikes all around short hair, at the ends of longer hair, and in the fringe
         turns = np.arctan2(outer[:, 0], 0.1 - outer[:, 1]) / np.pi  # 0 top .. +-1 bottom
@@ -248,7 +96,7 @@ def _hair_shapes(canvas: Canvas, length: str, fringe: str) -> tuple[np.ndarray, 
         gaps = (edge[1:] + edge[:-1]) / 2 - (0, 0.07)
         edge = np.insert(edge + (0, 0.11), range(1, len(edge)), gaps, axis=0)
     window = np.concatenate([edge, below, below[::-1] * (-1, 1)])
-    window = window if canvas.anime else _smooth(window)
+    window = window if canvas.anime else smooth(window)
     outer, window = (points * (canvas.half_width, canvas.stretch) for points in (outer, window))
     outer[:, 0] -= 0.03 * canvas.turn
     window[:, 0] += canvas.turn * 0.09 * np.clip(1 - window[:, 1], 0, 1)
@@ -281,12 +129,12 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
 
     all_hair = cover(outer, blur=0.02)
     paint(all_hair, locks * 0.72, hair=True)
-    neck = _mirrored(0.25, 0.4, 0.27, 0.86, 0.5, 1, 0.5, 1.6)
+    neck = mirrored(0.25, 0.4, 0.27, 0.86, 0.5, 1, 0.5, 1.6)
     shadow = 1 - 0.42 * cover(face + (-0.08 * side, 0.14), blur=0.07)
     paint(cover(neck, blur=0.02), lit(skin, (0.88 + 0.2 * side * x) * shadow))
-    shirt = _smooth(_mirrored(0.26, 0.9, 0.62, 0.93, 0.98, 1.12, 1.1, 1.8))
+    shirt = smooth(mirrored(0.26, 0.9, 0.62, 0.93, 0.98, 1.12, 1.1, 1.8))
     paint(cover(shirt, blur=0.015), wall * (0.55 + 0.1 * side * x)[..., None])
-    ears = [_oval(s * width * 0.98 + 0.03 * canvas.turn, 0.08, 0.07, 0.15) for s in (-1, 1)]
+    ears = [oval(s * width * 0.98 + 0.03 * canvas.turn, 0.08, 0.07, 0.15) for s in (-1, 1)]
     paint(cover(*ears, blur=0.015), lit(skin, 0.8 + 0.2 * side * x))
 
     across, down = (x - 0.07 * canvas.turn) / (1.12 * width), (y - 0.02) / 0.95
@@ -316,10 +164,10 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
     lip = skin * 0.45 + np.float32((74, 28, 29))
     low = 0.09, 0.56 + drop, -0.09, 0.56 + drop
     lips = feature(-w, up, -0.05, 0.45, 0, 0.465, 0.05, 0.45, w, up, *low)
-    paint(cover(_smooth(lips), blur=0.012), lit(lip, shade + 0.1))
+    paint(cover(smooth(lips), blur=0.012), lit(lip, shade + 0.1))
     seam = -0.8 * w, up + 0.005, 0, 0.495, 0.8 * w, up + 0.005
     if drop:
-        gap = cover(_smooth(feature(*seam, 0.09, 0.51 + drop, -0.09, 0.51 + drop)), blur=0.006)
+        gap = cover(smooth(feature(*seam, 0.09, 0.51 + drop, -0.09, 0.51 + drop)), blur=0.006)
         paint(gap, np.float32((84, 30, 34)))
         teeth = np.clip((0.54 - y / canvas.stretch) * 20, 0, 0.92)
         paint(gap * teeth, np.float32((232, 224, 216)))
@@ -331,12 +179,12 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
         def eye(*numbers: float, s: int = s) -> np.ndarray:
             return feature(*numbers, side=s, at=0.25)
 
-        ball = _smooth(eye(-0.15, 0.02, -0.05, -0.062, 0.06, -0.06, 0.15, 0, 0, 0.055))
+        ball = smooth(eye(-0.15, 0.02, -0.05, -0.062, 0.06, -0.06, 0.15, 0, 0, 0.055))
         ball = cover(ball, blur=0.008)
         paint(ball, np.float32((226, 218, 212)) * (0.86 + 0.1 * side * x)[..., None])
         for colour, size in ((iris, 0.07), (iris * 0.18, 0.034)):
-            paint(ball * cover(eye(*_oval(0, -0.01, size, size).ravel()), blur=0.006), colour)
-        glint = _oval(s * 0.25 + 0.025 * np.sign(side), -0.035, 0.022, 0.022)
+            paint(ball * cover(eye(*oval(0, -0.01, size, size).ravel()), blur=0.006), colour)
+        glint = oval(s * 0.25 + 0.025 * np.sign(side), -0.035, 0.022, 0.022)
         paint(cover(canvas.surface(glint)) * 0.9, np.float32((255, 255, 255)))
         lid = eye(-0.16, 0.02, -0.06, -0.06, 0.06, -0.065, 0.17, -0.01)
         paint(cover(lid, line=0.03, blur=0.008) * 0.85, skin * 0.18)
@@ -346,7 +194,7 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
     front = all_hair * (1 - cover(window, blur=0.025))
     paint(np.clip(front * (1.12 + 0.1 * strands) - 0.06, 0, 1), locks, hair=True)
     if factors.glasses:
-        frames = [canvas.surface(_oval(s * 0.255, 0.005, 0.2, 0.155)) for s in (-1, 1)]
+        frames = [canvas.surface(oval(s * 0.255, 0.005, 0.2, 0.155)) for s in (-1, 1)]
         paint(cover(*frames) * 0.12, np.float32((200, 220, 235)))
         frames.append(feature(-0.07, -0.03, 0, -0.05, 0.07, -0.03))
         paint(cover(*frames, line=0.038, blur=0.006), np.float32((38, 32, 34)))
@@ -368,17 +216,17 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
     paint(np.ones_like(canvas.x), wall)
     all_hair, forehead = cover(outer), cover(face)
     inked(all_hair, hair_shadow, hair=True)
-    neck = cover(_mirrored(0.17, 0.4, 0.18, 0.88, 0.4, 1, 0.4, 1.6))
+    neck = cover(mirrored(0.17, 0.4, 0.18, 0.88, 0.4, 1, 0.4, 1.6))
     inked(neck, skin)
     paint(neck * cover(face + (0, 0.1)), skin_shadow)
-    inked(cover(_smooth(_mirrored(0.2, 0.93, 0.55, 0.95, 0.85, 1.12, 1, 1.8))), wall * 0.55)
+    inked(cover(smooth(mirrored(0.2, 0.93, 0.55, 0.95, 0.85, 1.12, 1, 1.8))), wall * 0.55)
     ear = canvas.half_width * 0.98
-    inked(cover(*(_oval(s * ear + 0.03 * canvas.turn, 0.16, 0.07, 0.13) for s in (-1, 1))), skin)
+    inked(cover(*(oval(s * ear + 0.03 * canvas.turn, 0.16, 0.07, 0.13) for s in (-1, 1))), skin)
     inked(forehead, skin)
     paint(forehead * (1 - cover(window + (0, 0.075))), skin_shadow)
     paint(cover(feature(0.02, 0.4, -0.015, 0.435, 0.02, 0.44), line=0.025) * 0.6, skin * 0.5)
     if factors.mouth == "open":
-        lips = _smooth(feature(-0.12, 0.53, 0, 0.52, 0.12, 0.53, 0.06, 0.63, -0.06, 0.63))
+        lips = smooth(feature(-0.12, 0.53, 0, 0.52, 0.12, 0.53, 0.06, 0.63, -0.06, 0.63))
         inked(cover(lips), np.float32((206, 78, 84)))
     else:
         w, up = {"neutral": (0.07, 0.565), "smile": (0.14, 0.53)}[factors.mouth]
@@ -393,7 +241,7 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
 
         paint(0.45 * canvas.spot(s * 0.35, 0.42, 0.1, 0.05), skin * (1, 0.62, 0.64))
         ball = cover(
-            _smooth(
+            smooth(
                 eye(
                     -0.17,
                     0.14,
@@ -414,12 +262,12 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
         )
         paint(ball, white)
         paint(
-            ball * cover(eye(*_oval(0, 0.13, 0.125, 0.215).ravel())),
+            ball * cover(eye(*oval(0, 0.13, 0.125, 0.215).ravel())),
             iris * (0.4 + 0.75 * shine) + 36 * shine,
         )
-        paint(ball * cover(eye(*_oval(0, 0.11, 0.055, 0.095).ravel())) * 0.85, iris * 0.2)
+        paint(ball * cover(eye(*oval(0, 0.11, 0.055, 0.095).ravel())) * 0.85, iris * 0.2)
         for at, *glint in ((-0.05, 0.05, 0.055, 0.065), (0.055, 0.25, 0.03, 0.03)):
-            paint(cover(canvas.surface(_oval(s * 0.28 + at, *glint))), white)
+            paint(cover(canvas.surface(oval(s * 0.28 + at, *glint))), white)
         lash = eye(-0.18, 0.135, -0.1, -0.005, 0.08, -0.025, 0.19, 0.075, 0.25, 0.055)
         paint(cover(lash, line=0.065), INK * 0.6)
         paint(cover(eye(-0.08, 0.345, 0.03, 0.36, 0.12, 0.33), line=0.025) * 0.7, INK)
@@ -437,7 +285,7 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
     paint(front * cover(*partings, line=0.025) * 0.7, hair_shadow * 0.8, hair=True)
     paint(canvas.rim(front), INK)
     if factors.glasses:
-        frames = [canvas.surface(_oval(s * 0.28, 0.14, 0.25, 0.225)) for s in (-1, 1)]
+        frames = [canvas.surface(oval(s * 0.28, 0.14, 0.25, 0.225)) for s in (-1, 1)]
         frames.append(feature(-0.04, 0.1, 0, 0.09, 0.04, 0.1))
         paint(cover(*frames, line=0.04), INK)
 

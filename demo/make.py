@@ -20,15 +20,8 @@ from PIL import PngImagePlugin
 from tqdm import tqdm
 
 from common.errors import UserError, one_line_errors
-from demo.drawing import (
-    HAIR_COLOURS,
-    STYLES,
-    Factors,
-    draw_face,
-    draw_mask,
-    draw_pairs,
-    sample_factors,
-)
+from demo.drawing import STYLES, draw_face, draw_mask, draw_pairs
+from demo.factors import HAIR_COLOURS, Factors, sample_factors
 from storage.files import atomic_write
 from storage.locks import alone_in, remove_strays, sweep
 

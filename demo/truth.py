@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from demo.drawing import (
+from demo.drawing import STYLES, draw_face
+from demo.factors import (
     BACKGROUND,
     EYES,
     FRINGES,
@@ -28,9 +29,7 @@ from demo.drawing import (
     HAIR_LENGTHS,
     MOUTHS,
     SKIN,
-    STYLES,
     Factors,
-    draw_face,
     sample_factors,
 )
 from demo.make import _oklab

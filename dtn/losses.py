@@ -50,3 +50,30 @@ def total_variation(images: Tensor) -> Tensor:
     squares = (images[..., 1:, :-1] - corner).square() + (images[..., :-1, 1:] - corner).square()
     # The tiny term keeps the root differentiable where an image is flat.
     return (squares + 1e-12).sqrt().mean()
+
+
+def vicreg(a: Tensor, b: Tensor) -> Tensor:
+    """How far two views' numbers (B, D) differ, or say too little, or say the same things.
+
+    Source: Bardes, Ponce and LeCun 2022 (VICReg), section 4, with their weights 25, 25 and 1, and
+    with the terms averaged as in their published code.
+    """
+    loss = 25 * F.mse_loss(a, b)
+    for x in (a - a.mean(dim=0), b - b.mean(dim=0)):
+        deviation = (x.square().sum(dim=0) / (len(x) - 1) + 1e-4).sqrt()
+        covariance = x.T @ x / (len(x) - 1)  # (D, D)
+        others = covariance.square().sum() - covariance.diagonal().square().sum()
+        loss = loss + 25 * F.relu(1 - deviation).mean() / 2 + others / x.shape[1]
+    return loss
+
+
+def balanced_bce(logits: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
+    """Cross-entropy in which both answers of each attribute weigh the same; (B, L), (B, L), (L,).
+
+    NaN labels do not count. rates are the shares of 1 in the training labels.
+    """
+    known = ~labels.isnan()
+    labels = labels.nan_to_num()
+    weights = known * (labels / (2 * rates) + (1 - labels) / (2 * (1 - rates)))
+    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return (weights * losses).sum() / known.sum().clamp(min=1)

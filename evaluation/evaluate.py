@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arguments import add_data_options, add_model_options
 from common.device import resolve_gpu_ids
 from common.errors import UserError, one_line_errors
 from common.options import given_options, make_parser, whole
@@ -26,6 +25,7 @@ from evaluation.realism import open_features, realism, verdict
 from evaluation.report import DIRECTIONS, FEWEST_FOR_COLLAPSE, save_cases, table
 from interop.generators import check_model, find_generators, load_generators
 from interop.layouts import Found
+from parsers import add_data_options, add_model_options
 from pictures.folders import check_domains, find_images
 from pictures.splits import split, tell_if_changed
 from storage.files import atomic_write, refuse_unwritable

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from arguments import add_data_options
 from common.device import resolve_gpu_ids
 from common.errors import UserError, one_line_errors
 from common.options import make_parser, number, whole
@@ -25,6 +24,7 @@ from common.tensors import derived_generator, to_float
 from dataset import UnpairedBatches, load_folder
 from dtn.pretraining import views
 from evaluation.features import CHUNK, IMAGE_SIZE, FeatureNet, save_features
+from parsers import add_data_options
 from pictures.folders import check_domains
 from storage.files import refuse_unwritable
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from arguments import add_model_options
 from common.errors import UserError, one_line_errors
 from common.options import make_parser
 from common.tensors import derived_generator
 from cyclegan_model import GENERATORS
 from interop.generators import find_generators, load_generators, refuse_dtn
 from interop.layouts import PUBLISHED
+from parsers import add_model_options
 from storage.files import atomic_write
 
 TOLERANCE = 1e-4  # of a range of 2

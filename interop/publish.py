@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from arguments import add_model_options
 from common.errors import UserError, one_line_errors
 from common.options import make_parser
 from common.tensors import derived_generator
@@ -19,6 +18,7 @@ from interop.generators import (
     shape_options,
 )
 from interop.layouts import PUBLISHED, PUBLISHED_FORMAT, Found
+from parsers import add_model_options
 from storage.files import write_tensors
 
 MOST_BYTES = 16 << 20  # of one file: a repository keeps every version for ever

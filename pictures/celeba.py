@@ -9,6 +9,7 @@ Both the text files of the official download and the CSV files of its Kaggle edi
     identity_CelebA.txt        000001.jpg 2880                       a number for each person
 """
 
+import argparse
 import csv
 import io
 from collections.abc import Sequence
@@ -117,3 +118,11 @@ def attributes_csv(table: Table, people: Table | None, pictures: dict[str, str])
             person = (people.row(source) or ("",)) if people else ()
             writer.writerow([picture, *person, *(int(value > 0) for value in row)])
     return text.getvalue().encode()
+
+
+def attribute(text: str) -> str:
+    """Type of --attributes."""
+    name, _, value = text.partition("=")
+    if not name or value not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"{text}: must be a name and 0 or 1, such as Male=0")
+    return text

@@ -6,14 +6,13 @@ import io
 import json
 import os
 import time
-import unicodedata
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import chain, count
-from pathlib import Path, PurePosixPath
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -28,11 +27,13 @@ from pictures.celeba import (
     PARTITION_TABLES,
     PARTITIONS,
     Table,
+    attribute,
     attributes_csv,
     read_table,
 )
 from pictures.decode import CHUNK, CROPS, UnreadableImage, crop_box, cut_square, open_image
 from pictures.faces import FaceDetector, add_face_options, face_detector
+from pictures.names import flat_stems
 from pictures.source import PictureSource
 from storage.files import atomic_write
 from storage.locks import alone_in
@@ -130,14 +131,6 @@ def prepare_options(argv: Sequence[str] | None = None) -> Namespace:
             "next call would take it for a source; name a folder outside"
         )
     return opt
-
-
-def attribute(text: str) -> str:
-    """Type of --attributes."""
-    name, _, value = text.partition("=")
-    if not name or value not in ("0", "1"):
-        raise argparse.ArgumentTypeError(f"{text}: must be a name and 0 or 1, such as Male=0")
-    return text
 
 
 def chosen(source: PictureSource, opt: Namespace) -> tuple[list[str], Table | None, Table | None]:
@@ -400,34 +393,3 @@ def digest(pixels: np.ndarray) -> str:
 def chunks(names: list[str]) -> Iterator[list[str]]:
     """Lists of at most CHUNK names, which bounds what threads hold ready."""
     return (names[start : start + CHUNK] for start in range(0, len(names), CHUNK))
-
-
-def flat_stems(names: Sequence[str]) -> dict[str, str]:
-    """A file name without type for each path, no two alike on any file system.
-
-    The path's own name; where several have that, with its folders before it, its type behind it,
-    or a number.
-    """
-
-    def key(stem: str) -> str:  # macOS composes accents, Windows and macOS ignore case
-        return unicodedata.normalize("NFC", stem).casefold()
-
-    plain = {name: plain_name(PurePosixPath(name).stem) for name in names}
-    times = Counter(map(key, plain.values()))
-    stems, used = {}, set()
-    for name in sorted(names, key=lambda name: (times[key(plain[name])] > 1, name)):
-        parts = PurePosixPath(name).parts
-        folders = "__".join(parts[:-1] + (PurePosixPath(name).stem,))
-        longer = map(plain_name, (folders, "__".join(parts)))
-        numbered = (f"{plain[name]}~{number}" for number in count(2))
-        alone = [plain[name]] if times[key(plain[name])] == 1 else []
-        stems[name] = next(s for s in chain(alone, longer, numbered) if key(s) not in used)
-        used.add(key(stems[name]))
-    return stems
-
-
-def plain_name(text: str) -> str:
-    """A name that leads nowhere and that every file system takes: no slashes, dots in front ..."""
-    text = "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in text)
-    text = text.encode()[:150].decode(errors="ignore")
-    return text.lstrip(".") or "_"

@@ -13,6 +13,7 @@ import torch
 from common.errors import UserError
 from storage import archives
 from storage.locks import remove_strays_of
+from storage.pickles import HoldsObjects
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's part of it, a file
 LONGEST_NAME = 200  # bytes of a file name that get a prefix and a suffix while it is written
@@ -99,7 +100,7 @@ def read_tensors(path: Path) -> object:
             archives.check(file)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-    except archives.HoldsObjects as error:
+    except HoldsObjects as error:
         raise UserError(
             f"{path}: not loaded, it holds Python objects beside tensors and plain values, which "
             f"could run code ({error}); use another file"

@@ -2,7 +2,7 @@
 
 import pytest
 
-import arguments
+import parsers
 from arguments import TEST, TRAIN, resumed_options, train_options
 from arguments import test_options as options_of_test
 from common.errors import UserError
@@ -73,8 +73,8 @@ def test_a_way_to_find_faces_goes_with_finding_them(flag):
 
 def test_every_row_is_of_an_option_that_its_script_has():
     for parser, rows in (
-        (arguments._train_parser(), TRAIN),
-        (arguments._test_parser(), TEST),
+        (parsers.train_parser(), TRAIN),
+        (parsers.test_parser(), TEST),
         (prepare_data._parser(), FACES),
     ):
         assert rows.keys() <= {action.dest for action in parser._actions}

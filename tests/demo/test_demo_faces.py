@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from demo import drawing as demo_drawing
+from demo import factors as factors_of
 from demo import make as demo_faces
 from demo.make import STYLES, Factors, draw_face, draw_mask, load_pairs, make_demo
 from storage.files import atomic_write
@@ -95,10 +95,10 @@ def test_every_factor_changes_the_picture(style, change):
 
 def test_every_value_of_every_palette_is_drawn_in_its_own_colours():
     palettes = {
-        "skin": demo_drawing.SKIN,
-        "hair_colour": demo_drawing.HAIR,
-        "eye_colour": demo_drawing.EYES,
-        "background": demo_drawing.BACKGROUND,
+        "skin": factors_of.SKIN,
+        "hair_colour": factors_of.HAIR,
+        "eye_colour": factors_of.EYES,
+        "background": factors_of.BACKGROUND,
     }
     for style in STYLES:
         for factor, palette in palettes.items():
@@ -113,7 +113,7 @@ def test_hair_masks_cover_a_sane_share_and_grow_with_the_hair(style):
     assert all(0.05 < draw_mask(one, style).mean() < 0.65 for one in sampled(20))
     shares = [
         draw_mask(replace(PLAIN, hair_length=length), style).mean()
-        for length in demo_drawing.HAIR_LENGTHS
+        for length in factors_of.HAIR_LENGTHS
     ]
     assert shares == sorted(shares)
     assert shares[0] < 0.8 * shares[2]

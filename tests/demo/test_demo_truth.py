@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from demo.drawing import STYLES, Factors, draw_face, sample_factors
+from demo.drawing import STYLES, draw_face
+from demo.factors import Factors, sample_factors
 from demo.truth import (
     COLOURS,
     FACTORS,

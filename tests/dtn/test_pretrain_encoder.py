@@ -18,7 +18,8 @@ from demo.make import make_demo, training_factors
 from demo.truth import factor_labels
 from dtn import pretraining as pretrain_encoder
 from dtn.encoder import load_encoder
-from dtn.pretraining import balanced_bce, vicreg, views
+from dtn.losses import balanced_bce, vicreg
+from dtn.pretraining import views
 
 TINY = "--width 2 --dim 4 --batch_size 8 --steps 3 --gpu_ids -1 --output f.pth".split()
 

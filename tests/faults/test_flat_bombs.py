@@ -11,9 +11,10 @@ from test_hostile_checkpoints import ARCHIVES, FILE, MOST_GROWTH_MB, PICKLES, ma
 
 from arguments import train_options
 from common.errors import UserError
-from storage.archives import LEGACY_START, MOST_OPERATIONS, MOST_PICKLE_BYTES
+from storage.archives import LEGACY_START
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.files import read_tensors
+from storage.pickles import MOST_OPERATIONS, MOST_PICKLE_BYTES
 
 START = b"\x80\x02]("
 ORDERED = b"ccollections\nOrderedDict\n"
@@ -69,7 +70,7 @@ def everything_at_its_most() -> bytes:
 
 MEASURE = """
 import json, sys; from hostile_files import peak_mb
-from errors import UserError; from files import read_tensors
+from common.errors import UserError; from storage.files import read_tensors
 read_tensors(sys.argv[1]); start, grew = peak_mb(forget=True), []
 for path in sys.argv[2:]:
     try: read_tensors(path)

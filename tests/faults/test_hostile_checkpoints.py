@@ -28,9 +28,10 @@ from hostile_files import (
 
 from common.errors import UserError
 from storage import archives
-from storage.archives import Damaged, HoldsObjects, check
+from storage.archives import check
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.files import read_tensors, write_tensors
+from storage.pickles import Damaged, HoldsObjects
 
 MOST_GROWTH_MB = 64  # of a process that reads files of 0.3 MB, whatever they claim
 FILE = Path("x.pth")

@@ -13,7 +13,8 @@ from PIL import Image
 
 from arguments import test_options as options_of_test
 from common.errors import UserError
-from demo.drawing import draw_face, sample_factors
+from demo.drawing import draw_face
+from demo.factors import sample_factors
 from pictures.decode import cut_square, load_image
 from pictures.faces import FACE_MARGIN, FACE_RISE, LONG_SIDE, FaceDetector, squares_of_faces
 from pictures.photos import paste_back, translated

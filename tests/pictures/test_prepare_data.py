@@ -15,7 +15,7 @@ from PIL import Image
 from pictures import prepare as prepare_data
 from pictures import source as picture_source
 from pictures.decode import load_image
-from pictures.prepare import flat_stems
+from pictures.names import flat_stems
 
 
 def noise(seed, height=218, width=178):
@@ -378,7 +378,8 @@ def test_drawn_faces_are_found_by_opencv(prepare):
         pytest.skip("this OpenCV has no cascades; needs opencv-python-headless<5")
     import torch
 
-    from demo.drawing import draw_face, sample_factors
+    from demo.drawing import draw_face
+    from demo.factors import sample_factors
 
     face = draw_face(sample_factors(torch.Generator().manual_seed(0)), "person", 256)
     photo = Image.new("RGB", (900, 500), "grey")

@@ -6,6 +6,7 @@ from conftest import ROOMS, ROOT, SOURCES
 
 CORE = {
     "arguments",
+    "parsers",
     "networks",
     "self_attention",
     "losses",
@@ -68,7 +69,7 @@ def test_no_import_goes_up_and_commands_import_no_command():
             name, own = module.partition(".")[0], name_of(path)
             if name not in FLOOR or name == own:
                 continue
-            if (own, module) in (("arguments", "dtn"), ("arguments", "dtn.options")):
+            if own in ("arguments", "parsers") and module in ("dtn", "dtn.options"):
                 continue  # the one exception: DTN brings its own options
             inside_core = {name, own} <= CORE
             assert FLOOR[name] < FLOOR[own] or inside_core, (path.relative_to(ROOT), module)
@@ -98,6 +99,6 @@ def test_no_module_is_long():
     long = {
         str(p.relative_to(ROOT)): n
         for p in SOURCES
-        if (n := len(p.read_text("utf-8").splitlines())) > 440
+        if (n := len(p.read_text("utf-8").splitlines())) > 400
     }
     assert not long, long
