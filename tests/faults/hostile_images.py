@@ -4,6 +4,7 @@ import io
 import random
 import struct
 import zlib
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def fuzz_images(count: int) -> dict:
             except UnreadableImage as error:
                 assert "\n" not in str(error) and str(error)
         plan = [(folder / name, [(Path(name), None)]) for name in names[1::2]]
-        for _, _, pixels in cut_out(plan, 8, "center"):
+        of_model = Namespace(image_size=8, crop="center")
+        for *_, pixels in cut_out(plan, of_model, tell=False):
             assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8
         Path(folder, "zz.png").write_bytes(saved("PNG"))  # other images go on
         loaded = load_folder(folder, "--domain_A_path", 10**6, 8, "center", Path("cache"), 0)
