@@ -12,10 +12,18 @@ from pictures.faces import add_face_options
 
 
 def train_parser() -> OneLineParser:
-    parser = make_parser("Train a translation between anime faces (domain A) and persons (B).")
+    parser = make_parser(
+        "Train a translation between anime faces (domain A) and persons (domain B). Each group of\n"
+        "options begins with an example. A try that needs no data, minutes on a CPU:\n\n"
+        "  python train.py --demo",
+        usage="python train.py [options]",
+    )
     dtn_options.add_options(parser)
 
-    data = parser.add_argument_group("data")
+    data = parser.add_argument_group(
+        "data",
+        "python train.py --domain_A_path data/anime --domain_B_path data/person --crop celeba",
+    )
     add_data_options(parser, data)
     data.add_argument(
         "--dataset_size",
@@ -44,7 +52,9 @@ def train_parser() -> OneLineParser:
         help="mirror half of the training images",
     )
 
-    schedule = parser.add_argument_group("schedule")
+    schedule = parser.add_argument_group(
+        "schedule", "python train.py --batch_size 16 --niter 20 --niter_decay 10 --lr_G 2e-4"
+    )
     schedule.add_argument(
         "--batch_size", type=whole(1), default=64, help="pairs per step, over all GPUs"
     )
@@ -77,7 +87,7 @@ def train_parser() -> OneLineParser:
         "--seed", type=whole(0), default=0, help="of weights, data order and all other chance"
     )
 
-    losses = parser.add_argument_group("losses")
+    losses = parser.add_argument_group("losses", "python train.py --gan_mode lsgan --lambda_idt 1")
     losses.add_argument(
         "--gan_mode",
         choices=GAN_MODES,
@@ -127,7 +137,7 @@ def train_parser() -> OneLineParser:
         "before the first epoch; 0 = off",
     )
 
-    speed = parser.add_argument_group("speed")
+    speed = parser.add_argument_group("speed", "python train.py --compile")
     speed.add_argument(
         "--amp",
         choices=("auto", "bf16", "off"),
@@ -142,7 +152,9 @@ def train_parser() -> OneLineParser:
         help="torch.compile the generators: one to three minutes at the start",
     )
 
-    nets = parser.add_argument_group("networks")
+    nets = parser.add_argument_group(
+        "networks", "python train.py --generator unet --ngf 32 --ndf 32"
+    )
     nets.add_argument(
         "--generator",
         default="resnet8",
@@ -191,7 +203,7 @@ def train_parser() -> OneLineParser:
         help="decay of the generators' moving average, which grids and test.py use; 0 = off",
     )
 
-    run = parser.add_argument_group("run")
+    run = parser.add_argument_group("run", "python train.py --resume --name sn_50000")
     run.add_argument(
         "--name",
         type=run_name,
@@ -206,7 +218,7 @@ def train_parser() -> OneLineParser:
     run.add_argument(
         "--init_from",
         help="start a new run from the generators (and a run's "
-        "discriminators) of a file or folder of any layout in layouts.py",
+        "discriminators) of a file or folder of any layout in interop/layouts.py",
     )
     run.add_argument(
         "--every_save_images", type=whole(1), default=1, help="epochs between sample grids"
@@ -235,7 +247,12 @@ def train_parser() -> OneLineParser:
 
 
 def test_parser() -> OneLineParser:
-    parser = make_parser("Translate anime faces to persons and back with a trained model.")
+    parser = make_parser(
+        "Translate anime faces to persons and back with a trained model. Each group of options\n"
+        "begins with an example. Your own photograph, to test_image/me_anime.png:\n\n"
+        "  python test.py me.jpg",
+        usage="python test.py [PHOTO ...] [options]",
+    )
     parser.add_argument(
         "photos",
         nargs="*",
@@ -246,7 +263,10 @@ def test_parser() -> OneLineParser:
 
     add_model_options(parser)
 
-    data = parser.add_argument_group("data (default: the run's own folders, held-out images only)")
+    data = parser.add_argument_group(
+        "data (if not given: the run's own folders, held-out images only)",
+        "python test.py --domain_A_path data/anime_test --domain_B_path data/person_test",
+    )
     add_data_options(parser, data)
     parser.set_defaults(domain_A_path=None, domain_B_path=None)
     data.add_argument(
@@ -259,7 +279,9 @@ def test_parser() -> OneLineParser:
         "--batch_size", type=whole(1), default=64, help="images at a time, and tiles in a grid"
     )
 
-    files = parser.add_argument_group("pictures in, pictures out")
+    files = parser.add_argument_group(
+        "pictures in, pictures out", "python test.py party.jpg --detect_faces --paste"
+    )
     files.add_argument("--input", help="picture, or folder of pictures")
     files.add_argument(
         "--direction",
@@ -285,9 +307,14 @@ def test_parser() -> OneLineParser:
 
 
 def add_model_options(parser: OneLineParser) -> None:
-    model = parser.add_argument_group("model (none of these: the newest run, else the published)")
+    model = parser.add_argument_group(
+        "model (none of these: the newest run, else the published)",
+        f"python {parser.prog} --ckpt model_ckpt/pretrained",
+    )
     one = model.add_mutually_exclusive_group()
-    one.add_argument("--ckpt", help="checkpoint: a file or folder of any layout in layouts.py")
+    one.add_argument(
+        "--ckpt", help="checkpoint: a file or folder of any layout in interop/layouts.py"
+    )
     one.add_argument("--name", type=run_name, help="run, a folder in model_ckpt/")
     model.add_argument(
         "--model",

@@ -344,7 +344,7 @@ def main() -> None:
 
 
 def table(results: dict) -> str:
-    """The figures as the table that README shows."""
+    """The figures as the table of docs/speed.md."""
     rows = []
     if step := results.get("step"):
         rates = step["pairs_per_s"]

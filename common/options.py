@@ -9,10 +9,17 @@ from typing import NoReturn
 from common.errors import UserError
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind the help texts; short names of values; examples as they were written."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        if action.type in (None, run_name):
+            return action.dest.rpartition("_")[2].upper()  # domain_A_path: PATH
+        return "N"
+
     def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None:  # the help text itself says what happens then
-            return action.help
+        if action.default is None or isinstance(action, argparse._StoreTrueAction):
+            return action.help  # which says itself what happens if it is not given
         return super()._get_help_string(action)
 
 
@@ -21,8 +28,10 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
 
-def make_parser(description: str) -> OneLineParser:
-    return OneLineParser(description=description, formatter_class=_Help, allow_abbrev=False)
+def make_parser(description: str, usage: str | None = None) -> OneLineParser:
+    """A parser that takes no abbreviations; usage: a line in place of the list of all options."""
+    return OneLineParser(description=description, usage=usage, formatter_class=_Help,
+                         allow_abbrev=False)  # fmt: skip
 
 
 def given_options(parser: OneLineParser, argv: Sequence[str] | None = None) -> dict:

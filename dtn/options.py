@@ -44,7 +44,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="cyclegan: both directions at once; dtn: one direction, through the "
         "features of an encoder that pretrain_encoder.py trains",
     )
-    dtn = parser.add_argument_group("--model dtn (loss weights: the paper's numbers for faces)")
+    dtn = parser.add_argument_group(
+        "--model dtn (loss weights: the paper's numbers for faces)",
+        "python train.py --model dtn --direction BtoA --lambda_tid 15",
+    )
     dtn.add_argument(
         "--f_encoder",
         default="data/encoder.pth",

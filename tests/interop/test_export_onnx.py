@@ -41,8 +41,8 @@ def packages():
     return onnx, onnxruntime
 
 
-def readme_lines():
-    """The example in the docstring of export_onnx.py, which README shows too."""
+def example_lines():
+    """The example in the docstring of export_onnx.py, which docs/checkpoints.md shows too."""
     text = ast.get_docstring(ast.parse((ROOT / "export_onnx.py").read_text("utf-8")), clean=False)
     return "\n".join(re.findall(r"^    (?!pip|python)(.*)$", text, re.M))
 
@@ -69,7 +69,7 @@ def test_the_exported_file_tells_what_it_takes_and_translates_without_torch(run,
     assert np.abs(found - expected.numpy()).max() < 1e-4
 
     Image.open("data/person/03.png").save("me.jpg", quality=95)
-    code = "import sys; sys.modules['torch'] = None\n" + readme_lines()
+    code = "import sys; sys.modules['torch'] = None\n" + example_lines()
     subprocess.run([sys.executable, "-c", code], check=True)
     Image.open("me.jpg").save("me.png")  # whose translation is saved without loss, too
     flags = ("--input", "me.png", "--direction", "BtoA", "--output", "out", "--gpu_ids", "-1")
