@@ -84,7 +84,7 @@ def train_parser() -> OneLineParser:
         help="steps of D for each of G; if not given: 5 for wgan and wgangp, else 1",
     )
     schedule.add_argument(
-        "--seed", type=whole(0), default=0, help="of weights, data order and all other chance"
+        "--seed", type=whole(0), default=0, help="of weights, data order and all else random"
     )
 
     losses = parser.add_argument_group("losses", "python train.py --gan_mode lsgan --lambda_idt 1")

@@ -23,8 +23,8 @@ class TranslationModel:
     """Nets by name with two optimisers, one for generators and one for discriminators.
 
     CycleGANModel and DTNModel are the only ones; each makes its nets with _add, _add_averages and
-    _add_optimizers, and has set_input, forward, backward_G, optimize_parameters, translate and
-    sample of its own. Weights start from opt.seed. With several processes (distributed.py) each
+    _add_optimizers, and has set_input, forward, backward_G, optimize_parameters and translate
+    of its own. Weights start from opt.seed. With several processes (distributed.py) each
     one passes its share of the batch; gradients are averaged.
 
     directions    what it translates: "AtoB" is anime to person, "BtoA" person to anime
@@ -226,7 +226,7 @@ class TranslationModel:
     def load_state_dict(self, state: dict) -> None:
         """Take up a state_dict() of a model with the same options.
 
-        Raises one of encoder.LOAD_ERRORS if it is of another model, or not finite.
+        Raises one of storage.validate.LOAD_ERRORS if it is of another model, or not finite.
         """
         self.load_nets(state["nets"])
         for name in ("optimizer_G", "optimizer_D"):

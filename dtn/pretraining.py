@@ -125,7 +125,7 @@ def encoder_options() -> Namespace:
         default=1e-3,
         help="Adam's first learning rate; from the middle on a line to 0",
     )
-    run.add_argument("--seed", type=whole(0), default=0, help="of all chance")
+    run.add_argument("--seed", type=whole(0), default=0, help="of all that is random")
     run.add_argument("--output", default="data/encoder.pth", help="file to write")
 
     given = given_options(parser)

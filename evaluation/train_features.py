@@ -77,7 +77,7 @@ def feature_options() -> Namespace:
         default=2e-3,
         help="AdamW's learning rate; along a cosine to 0",
     )
-    run.add_argument("--seed", type=whole(0), default=0, help="of all chance")
+    run.add_argument("--seed", type=whole(0), default=0, help="of all that is random")
     run.add_argument("--output", default="data/features.pth", help="file to write")
     opt = parser.parse_args()
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]

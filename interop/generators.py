@@ -168,7 +168,7 @@ def start_from(model: TranslationModel, found: Found) -> None:
     fresh = [name for name in model.nets if name.removesuffix("_ema") not in found.nets]
     print(
         f"Starting from {found.path} ({found.about}): {', '.join(found.nets)}"
-        + (f"; {', '.join(fresh)} from chance" if fresh else "")
+        + (f"; {', '.join(fresh)} randomly initialised" if fresh else "")
     )
 
 
