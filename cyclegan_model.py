@@ -16,7 +16,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common import distributed
 from common.errors import UserError
@@ -80,6 +80,11 @@ class CycleGANModel(TranslationModel):
         self.rec_A = self.run(self.netG_B, self.fake_B)
         self.rec_B = self.run(self.netG_A, self.fake_A)
 
+    def make_fakes(self) -> None:
+        """All that the discriminators need, where the generators do not learn."""
+        self.fake_B = self.run(self.netG_A, self.real_A)
+        self.fake_A = self.run(self.netG_B, self.real_B)
+
     def backward_G(self) -> dict[str, Tensor]:
         """Gradients of both generators; returns their losses by name, weights applied."""
         opt = self.opt
@@ -96,20 +101,24 @@ class CycleGANModel(TranslationModel):
         sum(losses.values()).backward()
         return losses
 
-    def backward_D(self, domain: str) -> dict[str, Tensor]:
-        """Gradients of the discriminator of domain "A" or "B"; returns its losses by name."""
-        opt = self.opt
-        if domain == "A":
-            netD, real, fake = self.netD_A, self.real_A, self.pool_A.query(self.fake_A.detach())
-        else:
-            netD, real, fake = self.netD_B, self.real_B, self.pool_B.query(self.fake_B.detach())
+    def backward_D(self) -> dict[str, Tensor]:
+        """Gradients of both discriminators; returns their losses by name."""
+        fake_A = self.pool_A.query(self.fake_A.detach())
+        losses = self._backward_D("A", self.netD_A, self.real_A, fake_A)
+        fake_B = self.pool_B.query(self.fake_B.detach())
+        return losses | self._backward_D("B", self.netD_B, self.real_B, fake_B)
+
+    def _backward_D(
+        self, domain: str, netD: nn.Module, real: Tensor, fake: Tensor
+    ) -> dict[str, Tensor]:
+        mode = self.opt.gan_mode
         # One call for both: no layer mixes the images of a batch.
         both = self._shifted(torch.cat([real, fake]))
         pred_real, pred_fake = self.run(netD, both).chunk(2)
-        losses = {f"D_{domain}": discriminator_loss(opt.gan_mode, pred_real, pred_fake)}
-        if opt.gan_mode in PENALTY_MODES:
+        losses = {f"D_{domain}": discriminator_loss(mode, pred_real, pred_fake)}
+        if mode in PENALTY_MODES:
             penalty = gradient_penalty(netD, real, fake, self.generator)
-            losses[f"gp_{domain}"] = opt.lambda_gp * penalty
+            losses[f"gp_{domain}"] = self.opt.lambda_gp * penalty
         sum(losses.values()).backward()
         return losses
 
@@ -143,38 +152,6 @@ class CycleGANModel(TranslationModel):
         for name in ("netG_B", "netG_A_ema", "netG_B_ema"):
             if name in self.nets:
                 self.nets[name].load_state_dict(self.nets["netG_A"].state_dict())
-
-    def optimize_parameters(self) -> None:
-        """One step of both discriminators and, every n_critic-th time, of both generators."""
-        self.steps += 1
-        losses = {}
-
-        # Generators. D is frozen: its gradients would be computed for nothing.
-        if self.steps % self.opt.n_critic == 0:
-            self._require_grad_D(False)
-            self.optimizer_G.zero_grad()
-            self.forward()
-            losses |= self.backward_G()
-            self._update(self.optimizer_G)
-            self._update_ema()
-            self._require_grad_D(True)
-        else:
-            with torch.no_grad():
-                self.fake_B = self.run(self.netG_A, self.real_A)
-                self.fake_A = self.run(self.netG_B, self.real_B)
-
-        # Discriminators.
-        self.optimizer_D.zero_grad()
-        losses |= self.backward_D("A")
-        losses |= self.backward_D("B")
-        self._update(self.optimizer_D)
-        if self.opt.gan_mode == "wgan":  # Arjovsky et al. 2017, algorithm 1
-            bound = self.opt.clip_value
-            with torch.no_grad():
-                for parameter in self.optimizer_D.param_groups[0]["params"]:
-                    parameter.clamp_(-bound, bound)
-
-        self._keep_losses(losses)
 
     # --------------------------------------------------------------------- around the step
 

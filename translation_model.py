@@ -1,4 +1,4 @@
-"""What the models share: device, bf16, averaged weights, losses on their way to the host, state."""
+"""What the models share: the step, device, bf16, averaged weights, losses, state."""
 
 import copy
 import itertools
@@ -23,8 +23,8 @@ class TranslationModel:
     """Nets by name with two optimisers, one for generators and one for discriminators.
 
     CycleGANModel and DTNModel are the only ones; each makes its nets with _add, _add_averages and
-    _add_optimizers, and has set_input, forward, backward_G, optimize_parameters and translate
-    of its own. Weights start from opt.seed. With several processes (distributed.py) each
+    _add_optimizers, and has set_input, forward, backward_G, backward_D and translate of its own.
+    Weights start from opt.seed. With several processes (distributed.py) each
     one passes its share of the batch; gradients are averaged.
 
     directions    what it translates: "AtoB" is anime to person, "BtoA" person to anime
@@ -75,6 +75,60 @@ class TranslationModel:
         self._losses: list[tuple[int, dict[str, Tensor]]] = []
         self._norms: list[tuple[int, tuple[str, ...], Tensor]] = []
         self._broken = torch.zeros((), dtype=torch.bool, device=self.device)
+
+    # ---------------------------------------------------------------------------- the step
+
+    def set_input(self, real_A: Tensor, real_B: Tensor) -> None:
+        """Take a batch of anime and a batch of persons, unpaired: (B, 3, H, W) in [-1, 1]."""
+        raise NotImplementedError
+
+    def forward(self) -> None:
+        """Compute all images that the generators' losses need."""
+        raise NotImplementedError
+
+    def make_fakes(self) -> None:
+        """Compute the images that the discriminators need."""
+        self.forward()
+
+    def backward_G(self) -> dict[str, Tensor]:
+        """Gradients of the generators; returns their losses by name, weights applied."""
+        raise NotImplementedError
+
+    def backward_D(self) -> dict[str, Tensor]:
+        """Gradients of the discriminators; returns their losses by name, weights applied."""
+        raise NotImplementedError
+
+    def optimize_parameters(self) -> None:
+        """One step of the discriminators and, every n_critic-th time, of the generators.
+
+        Source: Goodfellow et al. 2014, algorithm 1; generators first, as in CycleGAN's own code.
+        """
+        self.steps += 1
+        losses: dict[str, Tensor] = {}
+
+        # Generators. D is frozen: its gradients would be computed for nothing.
+        if self.steps % self.opt.n_critic == 0:
+            self._require_grad_D(False)
+            self.optimizer_G.zero_grad()
+            self.forward()
+            losses |= self.backward_G()
+            self._update(self.optimizer_G)
+            self._update_ema()
+            self._require_grad_D(True)
+        else:
+            with torch.no_grad():
+                self.make_fakes()
+
+        # Discriminators.
+        self.optimizer_D.zero_grad()
+        losses |= self.backward_D()
+        self._update(self.optimizer_D)
+        if self.opt.gan_mode == "wgan":  # Arjovsky et al. 2017, algorithm 1
+            bound = self.opt.clip_value
+            with torch.no_grad():
+                for parameter in self.optimizer_D.param_groups[0]["params"]:
+                    parameter.clamp_(-bound, bound)
+        self._keep_losses(losses)
 
     # ------------------------------------------------------------------- parts of the step
 

@@ -115,30 +115,6 @@ class DTNModel(TranslationModel):
         losses["D"].backward()
         return losses
 
-    def optimize_parameters(self) -> None:
-        """One step of D and, every n_critic-th time, of g."""
-        self.steps += 1
-        losses = {}
-
-        # Generator. D is frozen: its gradients would be computed for nothing.
-        if self.steps % self.opt.n_critic == 0:
-            self._require_grad_D(False)
-            self.optimizer_G.zero_grad()
-            self.forward()
-            losses |= self.backward_G()
-            self._update(self.optimizer_G)
-            self._update_ema()
-            self._require_grad_D(True)
-        else:
-            with torch.no_grad():
-                self.forward()
-
-        # Discriminator.
-        self.optimizer_D.zero_grad()
-        losses |= self.backward_D()
-        self._update(self.optimizer_D)
-        self._keep_losses(losses)
-
     # --------------------------------------------------------------------- around the step
 
     def translate(

@@ -88,8 +88,7 @@ def step(model):
     model.forward()
     losses = dict(model.backward_G())
     model._require_grad_D(True)
-    for domain in [()] if isinstance(model, DTNModel) else "AB":
-        losses |= model.backward_D(*domain)
+    losses |= model.backward_D()
     nets = [(n, net) for n, net in model.nets.items() if not n.endswith("_ema")]
     gradients = {n: [p.grad for p in net.parameters() if p.grad is not None] for n, net in nets}
     buffers = {f"{n}.{key}": x for n, net in nets for key, x in net.named_buffers()}

@@ -32,8 +32,7 @@ model.forward()
 model._require_grad_D(False)
 model.backward_G()
 model._require_grad_D(True)
-for domain in [()] if mode == "dtn" else ["A", "B"]:
-    model.backward_D(*domain)
+model.backward_D()
 distributed.average_gradients(model.optimizer_G)
 distributed.average_gradients(model.optimizer_D)
 gradients = {
