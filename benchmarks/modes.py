@@ -8,9 +8,10 @@
 Trains each row's model from scratch, at a constant learning rate, with the small nets of the demo.
 Each is measured twice: after the same number of steps (batches shown to D), and after the same
 time: CPU seconds of the process, which do not count what else the machine does, or on a GPU
-seconds. Outputs for held-out images are judged as evaluate.py does; on the demo also against the
-true pairs. Finished runs are kept in --work: an interrupted comparison goes on. Two processes with
-different --seeds or --rows may share --work; a last call with all of them makes the table.
+seconds. None has the warm start of train.py's defaults, which would do part of the work of each.
+Outputs for held-out images are judged as evaluate.py does; on the demo also against the true pairs.
+Finished runs are kept in --work: an interrupted comparison goes on. Two processes with different
+--seeds or --rows may share --work; a last call with all of them makes the table.
 """
 
 import argparse
@@ -39,6 +40,8 @@ from demo.make import hair_agreement, load_pairs, make_demo
 from demo.truth import factor_agreement, pixel_error
 from evaluation import metrics
 from evaluation.attributes import judged, labels_of, read_attributes, train_classifier
+from evaluation.features import embed, load_features
+from evaluation.frechet import distances, floor
 from interop.build import make_model
 from pictures.grids import save_grid
 from storage.files import atomic_write
@@ -55,9 +58,10 @@ ROWS = {
     "the author's: sagan generator, lambda 250": "--generator sagan --lambda_A 250 --lambda_B 250",
     "the author's, no attention": "--generator sagan --lambda_A 250 --lambda_B 250 --no-attention",
     "sn loss, no spectral norm": "--no-spectral_norm",
-    "CycleGAN of 2017: lsgan, patch, no spectral norm": (
-        "--gan_mode lsgan --discriminator patch --no-spectral_norm"
+    "CycleGAN of 2017: resnet, lsgan, patch, no spectral norm": (
+        "--generator resnet --n_blocks 4 --gan_mode lsgan --discriminator patch --no-spectral_norm"
     ),
+    "resnet generator": "--generator resnet --n_blocks 4",
     "unet generator": "--generator unet",
     "sagan generator": "--generator sagan",
     "lambda 250": "--lambda_A 250 --lambda_B 250",
@@ -70,8 +74,8 @@ FACES = (*MAIN, *AUTHOR, "no identity loss", "dtn")
 TRUE_PAIRS = 100  # of the demo's 200: reading the factors of more takes longer than training
 SHOWN = ("hair_colour", "skin", "background", "turn", "glasses", "hair_length", "mouth")
 BATCHES = "--batch_size 8 --ngf 16 --ndf 16 --lr_G 4e-4 --ema 0.99"
-CYCLEGAN = "--lambda_idt 0.5 --shift 0"
-RESNET = "--generator resnet --n_blocks 4"
+CYCLEGAN = "--lambda_idt 0.5 --shift 0 --warm_steps 0"
+RESNET8 = "--generator resnet8 --n_blocks 4"
 DIRECTIONS = (("BtoA", "person", "anime"), ("AtoB", "anime", "person"))
 
 
@@ -102,6 +106,8 @@ class Data:
         ]
         self.train_A, self.train_B = loaded[:2]
         self.test = {"anime": floats(loaded[2]), "person": floats(loaded[3])}
+        self.features = load_features()
+        self.rows = {domain: embed(self.features, x) for domain, x in self.test.items()}
         self.judge_of_men = None
         if options.attributes:
             tables = read_attributes(*options.attributes)
@@ -119,7 +125,7 @@ def flags_of(row: str) -> list[str]:
     """Flags of train.py for a row."""
     flags = [BATCHES, ROWS[row]]
     if "--model dtn" not in ROWS[row]:
-        flags += [CYCLEGAN, "" if "--generator" in ROWS[row] else RESNET]
+        flags += [CYCLEGAN, "" if "--generator" in ROWS[row] else RESNET8]
     return " ".join(flags).split()
 
 
@@ -221,6 +227,7 @@ def measure(model: TranslationModel, data: Data, grid: Path) -> dict:
         inputs, real = data.test[source], data.test[shows]
         fakes, recs = model.translate(inputs, direction)
         found[shows] = metrics.figures(inputs, fakes, recs, real, seed=0)
+        found[shows] |= distances(embed(data.features, fakes), data.rows[shows])
         save_grid(
             grid.with_name(f"{grid.name}_{shows}.png"), torch.cat([inputs[:12], fakes[:12]]), 12
         )
@@ -244,16 +251,12 @@ def measure(model: TranslationModel, data: Data, grid: Path) -> dict:
 # ---------------------------------------------------------------------------------- the table
 
 
-def mean_swd(figures: dict) -> float:
-    return statistics.mean(figures["swd"].values())
-
-
 COLUMNS = {
     "steps": (lambda f: f["steps"], ".0f"),
     "CPU s": (lambda f: f["seconds"], ".0f"),
-    "SWD anime": (lambda f: mean_swd(f["anime"]), ".1f"),
-    "SWD person": (lambda f: mean_swd(f["person"]), ".1f"),
-    "spread": (lambda f: f["anime"]["diversity"]["spread"], ".2f"),
+    "FD anime": (lambda f: f["anime"]["fd"], ".1f"),
+    "FD person": (lambda f: f["person"]["fd"], ".1f"),
+    "coverage": (lambda f: f["anime"]["coverage"], ".0%"),
     "near duplicates": (lambda f: f["anime"]["diversity"]["near_duplicates"], ".0%"),
     "input found": (lambda f: f["anime"]["retrieval_colour"]["top5"], ".0%"),
     "hair, anime": (lambda f: f["anime"]["hair"]["right"], ".0%"),
@@ -338,15 +341,19 @@ def main() -> None:
         "data": "demo" if data.demo else f"{len(data.train_A.images)} + {len(data.train_B.images)}",
         "measured_on": {domain: len(images) for domain, images in data.test.items()},
         "budgets": {"steps": options.steps, "seconds": options.seconds},
-        "floor_swd": {
-            domain: mean_swd(metrics.figures(x[::2], x[::2], None, x[1::2], 0))
-            for domain, x in data.test.items()
+        "bounds": {
+            shows: {
+                "floor": (floor(data.rows[shows], 0) or {"fd": 0.0})["fd"],
+                "untranslated": distances(data.rows[source], data.rows[shows])["fd"],
+            }
+            for _, source, shows in DIRECTIONS
         },
         "runs": runs,
     }
     if options.json:
         with atomic_write(options.json) as file:
             file.write(json.dumps(results, indent=1).encode())
+    print(f"\nFD: {results['bounds']}")
     for kind in ("steps", "seconds"):
         print(f"\nEqual {kind}:\n\n{table(runs, kind)}")
 

@@ -17,10 +17,11 @@ def modes():
     return module
 
 
-def figures(swd, steps=10):
+def figures(fd, steps=10):
     one = {
-        "swd": {"64": swd, "32": swd + 2},
-        "diversity": {"spread": 1.0, "near_duplicates": 0.5},
+        "fd": fd,
+        "coverage": 0.75,
+        "diversity": {"near_duplicates": 0.5},
         "retrieval_colour": {"top5": 0.25},
     }
     return {"steps": steps, "seconds": 7.0, "anime": one, "person": one}
@@ -29,7 +30,7 @@ def figures(swd, steps=10):
 def test_a_cell_is_the_mean_over_seeds_and_their_deviation(modes):
     runs = {"sn (default)": {0: {"steps": figures(1.0)}, 1: {"steps": figures(3.0)}}}
     row = modes.table(runs, "steps").splitlines()[-1]
-    assert row.startswith("| sn (default) | 2 | 10 | 7 | 3.0 ± 1.4 | 3.0 ± 1.4 | 1.00 ± 0.00 |")
+    assert row.startswith("| sn (default) | 2 | 10 | 7 | 2.0 ± 1.4 | 2.0 ± 1.4 | 75% ± 0% |")
 
 
 def test_a_run_that_broke_is_counted_but_has_no_figures(modes):
@@ -49,7 +50,7 @@ def test_every_row_is_a_training_that_can_be_started(modes):
 def compare(modes, workplace, monkeypatch):
     """Compare rows with tiny nets, on twelve pictures; returns the figures written."""
     monkeypatch.setattr(modes, "BATCHES", "--batch_size 2 --ngf 4 --ndf 4")
-    monkeypatch.setattr(modes, "RESNET", "--generator resnet --n_blocks 1")
+    monkeypatch.setattr(modes, "RESNET8", "--generator resnet8 --n_blocks 1")
 
     def run(*rows):
         flags = ["--seeds", "2", "--steps", "10", "--seconds", "0", "--json", "m.json"]
@@ -76,7 +77,7 @@ def test_without_its_average_the_same_training_is_seen_otherwise(compare):
     runs = compare("sn (default)")
     rows = ("sn (default)", "sn (default), without EMA")
     averaged, raw = (runs[row]["0"]["steps"] for row in rows)
-    assert averaged["steps"] == raw["steps"] and averaged["anime"]["swd"] != raw["anime"]["swd"]
+    assert averaged["steps"] == raw["steps"] and averaged["anime"]["fd"] != raw["anime"]["fd"]
 
 
 def test_dtn_is_measured_in_its_one_direction(compare, workplace, capsys):
@@ -86,4 +87,4 @@ def test_dtn_is_measured_in_its_one_direction(compare, workplace, capsys):
     figures = compare("sn, no attention", "dtn")["dtn"]["0"]["steps"]
     assert "anime" in figures and "person" not in figures
     row = capsys.readouterr().out.splitlines()[-1].split(" | ")
-    assert row[0] == "| dtn" and row[5] == "" and float(row[4]) > 0  # SWD of persons: none
+    assert row[0] == "| dtn" and row[5] == "" and float(row[4]) > 0  # FD of persons: none
