@@ -17,7 +17,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
             return action.dest.rpartition("_")[2].upper()  # domain_A_path: PATH
         return "N"
 
-    def _get_help_string(self, action: argparse.Action) -> str:
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or isinstance(action, argparse._StoreTrueAction):
             return action.help  # which says itself what happens if it is not given
         return super()._get_help_string(action)

@@ -15,7 +15,13 @@ from demo.factors import BACKGROUND, EYES, HAIR, SKIN, Factors
 
 STYLES = ("anime", "person")
 
-INK = np.float32((52, 36, 48))
+
+def rgb(*channels: float) -> np.ndarray:
+    """A colour (3,) in 0..255, or a factor for each channel, in float32."""
+    return np.array(channels, np.float32)
+
+
+INK = rgb(52, 36, 48)
 
 
 def _face_shape(canvas: Canvas) -> np.ndarray:
@@ -31,12 +37,12 @@ def _face_shape(canvas: Canvas) -> np.ndarray:
 
 def _hair_shapes(canvas: Canvas, length: str, fringe: str) -> tuple[np.ndarray, np.ndarray]:
     """Outline of all hair, and the window in it through which face, neck and shoulders show."""
-    sides, below = {
+    sides, hem = {
         "short": ((1.15, -0.16, 1.06, 0.14, 0.85, 0.3, 0.3, 0.34), (0.96, 0.02, 1.5, 0.2)),
         "medium": ((1.24, -0.12, 1.3, 0.28, 1.24, 0.58, 0.96, 0.76), (0.86, 0.3, 0.8, 0.6, 1.5, 1)),
         "long": ((1.25, -0.12, 1.33, 0.35, 1.38, 0.8, 1.45, 1.4), (0.86, 0.3, 0.78, 0.7, 0.8, 1)),
     }[length]
-    edge = {  # from the left temple over the forehead to the right temple
+    hairline = {  # from the left temple over the forehead to the right temple
         "none": (
             -0.86,
             -0.12,
@@ -87,7 +93,8 @@ def _hair_shapes(canvas: Canvas, length: str, fringe: str) -> tuple[np.ndarray, 
         ),
     }[fringe]
     outer = smooth(mirrored(0.2, -0.92, 0.66, -0.83, 1.02, -0.56, *sides), 12)
-    edge, below = np.reshape(edge, (-1, 2)), np.reshape((*below, 1.6, 1.5), (-1, 2))
+    edge: np.ndarray = np.reshape(hairline, (-1, 2))
+    below = np.reshape((*hem, 1.6, 1.5), (-1, 2))
     if canvas.anime:  # spikes all around short hair, at the ends of longer hair, and in the fringe
         turns = np.arctan2(outer[:, 0], 0.1 - outer[:, 1]) / np.pi  # 0 top .. +-1 bottom
         teeth = (turns * 8 + 0.4) % 1 if length == "short" else np.abs(turns) * 11 % 1
@@ -112,7 +119,7 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
     side = random.uniform(-0.7, 0.7)  # where the light comes from
 
     def lit(colour: np.ndarray, shade: np.ndarray) -> np.ndarray:
-        return colour * shade[..., None] ** np.float32((0.85, 1.05, 1.2))  # shadows turn red
+        return colour * shade[..., None] ** rgb(0.85, 1.05, 1.2)  # shadows turn red
 
     paint(np.ones_like(x), wall * (1 - 0.16 * y + 0.12 * side * x)[..., None])
     for u, v, bright in random.uniform((-1, -1, 0.75), (1, 1, 1.2), (3, 3)):
@@ -161,16 +168,16 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
         "smile": (0.24, 0.44, 0.035),
         "open": (0.18, 0.49, 0.11),
     }[factors.mouth]
-    lip = skin * 0.45 + np.float32((74, 28, 29))
+    lip = skin * 0.45 + rgb(74, 28, 29)
     low = 0.09, 0.56 + drop, -0.09, 0.56 + drop
     lips = feature(-w, up, -0.05, 0.45, 0, 0.465, 0.05, 0.45, w, up, *low)
     paint(cover(smooth(lips), blur=0.012), lit(lip, shade + 0.1))
     seam = -0.8 * w, up + 0.005, 0, 0.495, 0.8 * w, up + 0.005
     if drop:
         gap = cover(smooth(feature(*seam, 0.09, 0.51 + drop, -0.09, 0.51 + drop)), blur=0.006)
-        paint(gap, np.float32((84, 30, 34)))
+        paint(gap, rgb(84, 30, 34))
         teeth = np.clip((0.54 - y / canvas.stretch) * 20, 0, 0.92)
-        paint(gap * teeth, np.float32((232, 224, 216)))
+        paint(gap * teeth, rgb(232, 224, 216))
     else:
         paint(cover(feature(*seam), line=0.025, blur=0.01) * 0.7, lip * 0.4)
 
@@ -181,23 +188,23 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
 
         ball = smooth(eye(-0.15, 0.02, -0.05, -0.062, 0.06, -0.06, 0.15, 0, 0, 0.055))
         ball = cover(ball, blur=0.008)
-        paint(ball, np.float32((226, 218, 212)) * (0.86 + 0.1 * side * x)[..., None])
+        paint(ball, rgb(226, 218, 212) * (0.86 + 0.1 * side * x)[..., None])
         for colour, size in ((iris, 0.07), (iris * 0.18, 0.034)):
             paint(ball * cover(eye(*oval(0, -0.01, size, size).ravel()), blur=0.006), colour)
         glint = oval(s * 0.25 + 0.025 * np.sign(side), -0.035, 0.022, 0.022)
-        paint(cover(canvas.surface(glint)) * 0.9, np.float32((255, 255, 255)))
+        paint(cover(canvas.surface(glint)) * 0.9, rgb(255, 255, 255))
         lid = eye(-0.16, 0.02, -0.06, -0.06, 0.06, -0.065, 0.17, -0.01)
         paint(cover(lid, line=0.03, blur=0.008) * 0.85, skin * 0.18)
         brow = eye(-0.16, -0.155, -0.05, -0.18, 0.07, -0.185, 0.18, -0.14)
-        paint(cover(brow, line=0.045, blur=0.014) * 0.8, hair * 0.5 + np.float32((24, 18, 16)))
+        paint(cover(brow, line=0.045, blur=0.014) * 0.8, hair * 0.5 + rgb(24, 18, 16))
 
     front = all_hair * (1 - cover(window, blur=0.025))
     paint(np.clip(front * (1.12 + 0.1 * strands) - 0.06, 0, 1), locks, hair=True)
     if factors.glasses:
         frames = [canvas.surface(oval(s * 0.255, 0.005, 0.2, 0.155)) for s in (-1, 1)]
-        paint(cover(*frames) * 0.12, np.float32((200, 220, 235)))
+        paint(cover(*frames) * 0.12, rgb(200, 220, 235))
         frames.append(feature(-0.07, -0.03, 0, -0.05, 0.07, -0.03))
-        paint(cover(*frames, line=0.038, blur=0.006), np.float32((38, 32, 34)))
+        paint(cover(*frames, line=0.038, blur=0.006), rgb(38, 32, 34))
     canvas.pixels += random.normal(0, 2.2, canvas.pixels.shape)
 
 
@@ -207,7 +214,7 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
     outer, window = _hair_shapes(canvas, factors.hair_length, factors.fringe)
     face, feature, cover, paint = _face_shape(canvas), canvas.feature, canvas.cover, canvas.paint
     skin_shadow, hair_shadow = skin * (0.86, 0.74, 0.76), hair * (0.7, 0.68, 0.78)
-    white = np.float32((255, 255, 255))
+    white = rgb(255, 255, 255)
 
     def inked(cover: np.ndarray, colour: np.ndarray, hair: bool = False) -> None:
         paint(cover, colour, hair)
@@ -227,7 +234,7 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
     paint(cover(feature(0.02, 0.4, -0.015, 0.435, 0.02, 0.44), line=0.025) * 0.6, skin * 0.5)
     if factors.mouth == "open":
         lips = smooth(feature(-0.12, 0.53, 0, 0.52, 0.12, 0.53, 0.06, 0.63, -0.06, 0.63))
-        inked(cover(lips), np.float32((206, 78, 84)))
+        inked(cover(lips), rgb(206, 78, 84))
     else:
         w, up = {"neutral": (0.07, 0.565), "smile": (0.14, 0.53)}[factors.mouth]
         lips = feature(-w, up, -0.45 * w, 0.575, 0.45 * w, 0.575, w, up)
@@ -292,9 +299,13 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
 
 def _colours(factors: Factors, column: int) -> list[np.ndarray]:
     """Skin, hair, iris and wall colours (3,) in one column of the palettes."""
-    palettes = (SKIN, factors.skin), (HAIR, factors.hair_colour), (EYES, factors.eye_colour)
-    palettes += ((BACKGROUND, factors.background),)
-    return [np.float32(palette[name][column]) for palette, name in palettes]
+    palettes = (
+        (SKIN, factors.skin),
+        (HAIR, factors.hair_colour),
+        (EYES, factors.eye_colour),
+        (BACKGROUND, factors.background),
+    )
+    return [rgb(*palette[name][column]) for palette, name in palettes]
 
 
 def _render(factors: Factors, style: str, image_size: int, texture_seed: int) -> Canvas:

@@ -69,8 +69,17 @@ def sample_factors(generator: torch.Generator) -> Factors:
 
     width, height, turn = (torch.rand(3, generator=generator) * 2 - 1).tolist()
     tilt = float(torch.randn((), generator=generator).clamp(-2, 2)) * 4
-    lists = SKIN, HAIR, HAIR_LENGTHS, FRINGES, EYES, MOUTHS, BACKGROUND  # in the order of Factors
-    names = [choose(values) for values in lists]
     return Factors(
-        width, height, turn, tilt, *names, glasses=bool(torch.rand((), generator=generator) < 0.2)
+        width,
+        height,
+        turn,
+        tilt,
+        skin=choose(SKIN),
+        hair_colour=choose(HAIR),
+        hair_length=choose(HAIR_LENGTHS),
+        fringe=choose(FRINGES),
+        eye_colour=choose(EYES),
+        mouth=choose(MOUTHS),
+        background=choose(BACKGROUND),
+        glasses=bool(torch.rand((), generator=generator) < 0.2),
     )

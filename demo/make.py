@@ -149,7 +149,7 @@ def _reference_colours(style: str) -> np.ndarray:
     medians = []
     for name in HAIR_COLOURS:
         face = Factors(0, 0, 0, 0, "fair", name, "medium", "side", "blue", "neutral", "sand", False)
-        drawn = np.stack([draw_face(face, style, texture_seed=seed) for seed in range(5)])
+        drawn = np.stack([np.asarray(draw_face(face, style, texture_seed=i)) for i in range(5)])
         medians.append(np.median(drawn[:, draw_mask(face, style)], axis=(0, 1)))
     return _oklab(np.array(medians))
 

@@ -35,7 +35,7 @@ from demo.factors import (
 from demo.make import _oklab
 
 COLOURS = {"hair_colour": HAIR, "skin": SKIN, "background": BACKGROUND, "eye_colour": EYES}
-SHAPES = {
+SHAPES: dict[str, tuple] = {
     "turn": ("left", "middle", "right"),
     "hair_length": HAIR_LENGTHS,
     "fringe": FRINGES,
@@ -234,10 +234,10 @@ def pixel_error(images: np.ndarray, factors: Sequence[Factors], style: str) -> d
 
 def truth_table(images: np.ndarray, factors: Sequence[Factors], style: str) -> str:
     """Write both measures of images (N, H, H, 3) uint8 in a style as one Markdown table."""
-    rows = [
-        (name.replace("_", " "), *shares.values())
-        for name, shares in factor_agreement(images, factors, style).items()
-    ]
-    rows.append(("pixel error (lower is better)", *pixel_error(images, factors, style).values()))
+    rows = factor_agreement(images, factors, style)
+    rows["pixel error (lower is better)"] = pixel_error(images, factors, style)
     lines = [f"| {style}: factor | agreement | shuffled | oracle |", "| --- | --- | --- | --- |"]
-    return "\n".join(lines + ["| {} | {:.2f} | {:.2f} | {:.2f} |".format(*row) for row in rows])
+    for name, shares in rows.items():
+        cells = " | ".join(f"{share:.2f}" for share in shares.values())
+        lines.append(f"| {name.replace('_', ' ')} | {cells} |")
+    return "\n".join(lines)

@@ -77,8 +77,9 @@ class FaceDetector:
             import cv2
 
             self.load = cv2.CascadeClassifier
-            self.file = cascade or str(Path(cv2.data.haarcascades, CASCADE))
-            self.profiles = "" if cascade else str(Path(cv2.data.haarcascades, PROFILES))
+            bundled = Path(cv2.data.haarcascades)  # type: ignore[attr-defined]  # not in its stubs
+            self.file = cascade or str(bundled / CASCADE)
+            self.profiles = "" if cascade else str(bundled / PROFILES)
         except (ImportError, AttributeError) as error:  # OpenCV 5 has no cascades any more
             raise UserError(
                 f"--detect_faces: needs OpenCV 4 with its cascades ({error}); install it with "
@@ -122,7 +123,7 @@ class FaceDetector:
         with unreadable_if_it_fails():
             grey = to_rgb(image).convert("L")
             scale = min(1.0, LONG_SIDE / max(grey.size))
-            size = tuple(max(1, round(side * scale)) for side in grey.size)
+            size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
             pixels = np.asarray(grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
             # A face that fills its picture is found more often with something around it.
             edge = max(size) // 8

@@ -7,7 +7,7 @@ NAME_anime.png or NAME_person.png.
 import os
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +113,7 @@ def make_plan(
     plan: Plan = []
     for name in tqdm(names, desc="finding faces", disable=None if detector else True):
         target = output / output_name(Path(name), SHOWS[opt.direction] if opt.photos else None)
-        boxes: list[Box | None] = [None]
+        boxes: Sequence[Box | None] = [None]
         if detector:
             try:
                 with open_image(source / name) as photo:

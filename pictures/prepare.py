@@ -1,6 +1,5 @@
 """Make a folder of pictures for training: from CelebA's download, or from any folder or zip."""
 
-import argparse
 import hashlib
 import io
 import json
@@ -13,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from common.errors import UserError, one_line_errors, say
-from common.options import given_options, make_parser, whole
+from common.options import OneLineParser, given_options, make_parser, whole
 from common.unread import beside, refuse_unread
 from pictures.celeba import (
     ATTRIBUTE_TABLES,
@@ -76,7 +76,7 @@ def main() -> None:
 # ---- options -----------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> OneLineParser:
     parser = make_parser("Make a folder of pictures for training.")
     data = parser.add_argument_group("data")
     data.add_argument("--source", required=True, help="folder or zip archive of pictures")
@@ -151,13 +151,13 @@ def chosen(source: PictureSource, opt: Namespace) -> tuple[list[str], Table | No
 
     names = source.names
     if opt.partition != "all":
-        flag = f"--partition {opt.partition}"
-        table = load(PARTITION_TABLES, range(3), flag, columns=1)
+        part = f"--partition {opt.partition}"
+        table = load(PARTITION_TABLES, range(3), part, columns=1)
         number = PARTITIONS.index(opt.partition)
         names = [name for name in names if table.row(name) == (number,)]
         if not names:
             raise UserError(
-                f"{flag}: {table.where} puts none of the {len(source.names)} files of "
+                f"{part}: {table.where} puts none of the {len(source.names)} files of "
                 f"--source {source.path} into it; are they CelebA's?"
             )
     flag = f"--attributes {' '.join(opt.attributes)}" if opt.attributes else None
@@ -216,7 +216,7 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
     return report
 
 
-def is_report(report: object) -> bool:
+def is_report(report: Any) -> bool:
     """Whether that is what save_report wrote: files of names that lead nowhere else."""
     try:
         files = list(chain.from_iterable(report["pictures"].values()))
@@ -315,7 +315,8 @@ def prepare(
         saved = time.monotonic()
         for chunk in chunks(names):
             new: dict[str, bytes] = {}
-            pictures, left_out = {}, {}
+            pictures: dict[str, list[str]] = {}
+            left_out: dict[str, list[str]] = {}
             for name, (cuts, reasons) in zip(chunk, run(look_at, chunk), strict=True):
                 for file, png, pixels in cuts:
                     if first.setdefault(pixels, file) == file:
@@ -350,7 +351,8 @@ def still_whole(
             return None
         return digest(pixels) if pixels.shape == (image_size, image_size, 3) else None
 
-    whole, first = {}, {}
+    whole: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
     for chunk in chunks(list(pictures)):
         digests = run(look_at, chain.from_iterable(pictures[name] for name in chunk))
         for name in chunk:

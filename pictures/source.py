@@ -67,6 +67,8 @@ class PictureSource:
             return io.BytesIO(self.unpacked(name))
 
     def unpacked(self, name: str) -> bytes:
+        """What a file of the archive holds. ValueError if that is too much."""
+        assert self.archive
         member = self.members[name]
         if member.file_size > MAX_FILE_BYTES:
             raise ValueError(f"unpacks to over {MAX_FILE_BYTES / 2**20:.0f} MB")
@@ -86,13 +88,16 @@ class PictureSource:
         CelebA's own download has Img, Anno and Eval side by side. Raises UserError if unreadable.
         """
         inside = [name for name in self.members if PurePosixPath(name).name in names]
-        beside = [folder / name for folder in self.table_folders() for name in names]
-        where = f"{self.path} {inside[0]}" if inside else next(filter(Path.is_file, beside), None)
-        if where is None:
+        beside = (folder / name for folder in self.table_folders() for name in names)
+        if inside:
+            where = f"{self.path} {inside[0]}"
+        elif file := next(filter(Path.is_file, beside), None):
+            where = str(file)
+        else:
             return None
         try:
-            content = self.unpacked(inside[0]) if inside else where.read_bytes()
-            return str(where), content.decode("utf-8-sig")
+            content = self.unpacked(inside[0]) if inside else Path(where).read_bytes()
+            return where, content.decode("utf-8-sig")
         except Exception as error:  # of zipfile, of the disk, of the text's encoding
             raise UserError(f"{where}: cannot be read ({error}); download it again") from error
 

@@ -24,11 +24,11 @@ def split(
     """
     if names is None:
         return split_holdout(len(paths), holdout)
-    names = set(names)
-    held = np.array([path in names for path in paths])
+    known = set(names)
+    held = np.array([path in known for path in paths])
     if flag and not held.any():
         raise UserError(
-            f"{flag}: none of the {len(names)} images that the run holds out is among "
+            f"{flag}: none of the {len(known)} images that the run holds out is among "
             f"the {len(paths)} there; set it to the run's own folder, or start a new "
             "run from this one with --init_from"
         )

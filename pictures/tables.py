@@ -1,8 +1,9 @@
 """CSV tables of attributes: a row per image."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 
@@ -56,12 +57,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def refuse_ambiguous(table: dict[str, object], *folders: tuple[list[str], Sequence]) -> None:
+def refuse_ambiguous(table: Mapping[str, object], *folders: tuple[list[str], Iterable]) -> None:
     """Raise UserError if one row of a table, by file name, would be that of different images.
 
     folders: the names of the images of each, and the images, as tensors or arrays of one type.
     """
-    seen: dict[str, tuple[str, object]] = {}
+    seen: dict[str, tuple[str, Any]] = {}
     for names, images in folders:
         for name, image in zip(names, images, strict=True):
             stem = Path(name).stem

@@ -67,8 +67,8 @@ def find_checkpoint(name: str | None, pattern: str = "*", model: str | None = No
         for p in reversed(paths)
         if model in (None, load_checkpoint(p)["options"].get("model", "cyclegan"))
     )
-    if path := next(fits, None):
-        return path
+    if newest := next(fits, None):
+        return newest
     of, flag = (f" of --model {model}", f" --model {model}") if model else ("", "")
     raise UserError(
         f"no checkpoint {ROOT / pattern / 'latest.pth'}{of} here; train one first, for "

@@ -81,7 +81,7 @@ def write_tensors(path: Path, state: dict) -> None:
     with atomic_write(path) as file:
         digesting = archives.Digesting(file)
         try:
-            torch.save(state, digesting)
+            torch.save(state, digesting)  # type: ignore[arg-type]  # it needs write and flush
         except RuntimeError as error:
             # When the disk is full, torch fails once more while closing its archive.
             raise error.__context__ or error from None

@@ -15,8 +15,10 @@ from pathlib import Path
 
 try:
     import fcntl
+
+    HAS_LOCKS = True
 except ImportError:  # Windows
-    fcntl = None
+    HAS_LOCKS = False
 
 from common.errors import UserError
 
@@ -34,7 +36,7 @@ def alone_in(folder: Path, user: str, wait: bool = False) -> Iterator[None]:
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    file = _acquire(folder / ".lock", user, wait) if fcntl else None
+    file = _acquire(folder / ".lock", user, wait) if HAS_LOCKS else None
     try:
         if file is not None:
             remove_strays(folder)
@@ -118,21 +120,24 @@ def remove_strays_of(path: Path) -> None:
     _remove_of_the_dead(_listed_once(path.parent.absolute()).pop(path.name, []))
 
 
-def _temporaries(folder: Path) -> dict[str, list[Path]]:
-    """The temporary files in a folder, by what they were to become; none where nobody has locks."""
-    found: dict[str, list[Path]] = {}
-    for path in Path(folder).glob(".*.tmp") if fcntl else ():
+def _temporaries(folder: Path) -> dict[str, list[tuple[Path, int]]]:
+    """The temporary files in a folder and the PIDs of their writers, by what they were to become.
+
+    None where nobody has locks.
+    """
+    found: dict[str, list[tuple[Path, int]]] = {}
+    for path in Path(folder).glob(".*.tmp") if HAS_LOCKS else ():
         if match := TEMPORARY.fullmatch(path.name):
-            found.setdefault(match[1], []).append(path)
+            found.setdefault(match[1], []).append((path, int(match[2])))
     return found
 
 
 _listed_once = functools.cache(_temporaries)  # listing a folder per picture would take hours
 
 
-def _remove_of_the_dead(temporaries: list[Path]) -> None:
-    for path in temporaries:
-        if not _lives(int(TEMPORARY.fullmatch(path.name)[2])):
+def _remove_of_the_dead(temporaries: list[tuple[Path, int]]) -> None:
+    for path, pid in temporaries:
+        if not _lives(pid):
             with suppress(OSError):
                 path.unlink()
 

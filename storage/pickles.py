@@ -79,7 +79,7 @@ def read_operations(*sources: bytes | BinaryIO) -> Iterator[tuple[str, object]]:
     for source in sources:
         for operation, value, place in pickletools.genops(source):
             number += 1
-            if place > MOST_PICKLE_BYTES or number > MOST_OPERATIONS:
+            if place is None or place > MOST_PICKLE_BYTES or number > MOST_OPERATIONS:
                 raise Damaged("its names and plain values are too many")
             yield operation.name, value
 
@@ -100,7 +100,8 @@ class Pickle:
         self.strings: list[str] = []
         self.stack: list = []
         self.left = MOST_VIEWS * file_size
-        marks, memo = [], {}
+        marks: list[int] = []
+        memo: dict[object, object] = {}
         stack = self.stack
 
         def pop_mark() -> list:
@@ -125,11 +126,11 @@ class Pickle:
                 elif name in ("EMPTY_LIST", "EMPTY_DICT"):
                     stack.append(_Filled())
                 elif name == "TUPLE":
-                    stack.append(self.tuple(pop_mark()))
+                    stack.append(self.nested(pop_mark()))
                 elif name in ("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
                     number = int(name[-1]) if name[-1].isdigit() else 0
                     items = [stack.pop() for _ in range(number)]
-                    stack.append(self.tuple(items[::-1]))
+                    stack.append(self.nested(items[::-1]))
                 elif name in ("SETITEMS", "APPENDS"):
                     pop_mark()
                 elif name in ("APPEND", "SETITEM"):
@@ -140,7 +141,7 @@ class Pickle:
                         raise HoldsObjects("a call")
                 elif name == "GLOBAL":
                     if value not in KNOWN:
-                        raise HoldsObjects(value.replace(" ", "."))
+                        raise HoldsObjects(str(value).replace(" ", "."))
                     stack.append(_Name(value))
                 elif name == "BINPERSID":
                     stack.append(self.storage(stack.pop()))
@@ -158,7 +159,7 @@ class Pickle:
         except Exception as error:  # of pickletools, and of stacks and types that do not fit
             raise Damaged(f"its names and sizes are broken: {error}") from error
 
-    def tuple(self, items: list) -> _Tuple:
+    def nested(self, items: list) -> _Tuple:
         made = _Tuple(items)
         depth = 1 + max((item.depth for item in items if type(item) is _Tuple), default=0)
         if depth > DEEPEST_TUPLE:

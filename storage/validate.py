@@ -44,7 +44,7 @@ def check_read(parser: argparse.ArgumentParser, options: dict, source: object) -
                 known = isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
             elif action.nargs == 0:  # a flag
                 known = type(value) is bool
-            elif action.choices or action.type is None:
+            elif action.choices or not callable(action.type):
                 known = type(value) is str and "\0" not in value
                 known = known and value in (action.choices or (value,))
             else:
@@ -101,7 +101,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return (type(value) is int or type(value) is float) and math.isfinite(value)
 
 
 def _is_total(item: tuple) -> bool:

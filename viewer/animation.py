@@ -28,7 +28,7 @@ def animate(folder: Path, sections: list[dict], target: Path) -> int:
         raise UserError(f"{folder}: no epoch has its grids there; name another run")
     pictures = []
     for epoch in epochs:
-        sides = {}  # by file: a DTN has one grid for both sections
+        sides: dict[Path, tuple[str, dict]] = {}  # by file: a DTN has one grid for both sections
         for section, by_epoch in zip(sections, frames, strict=True):
             file = folder / by_epoch[epoch]["rows"][0][0]
             words = f"{section['real']} to {section['shown']}, epoch {epoch}"
