@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from arguments import train_options
-from benchmarks.modes import DIRECTIONS, Data, clock
+from benchmarks.modes import DIRECTIONS, Data, batches_for, clock
 from common.errors import UserError
 from common.tensors import derived_generator
-from dataset import UnpairedBatches
 from evaluation import metrics
 from evaluation.features import embed, load_features
 from evaluation.frechet import floor, frechet_distance
@@ -108,14 +107,7 @@ class Curve:
         self.folder, self.test, self.every = folder, test, every
         opt, _ = train_options([*flags.split(), "--seed", str(seed)])
         self.model = make_model(opt)
-        self.batches = UnpairedBatches(
-            data.train_A.images,
-            data.train_B.images,
-            opt.batch_size,
-            seed,
-            opt.flip,
-            device=self.model.device,
-        )
+        self.batches = batches_for(self.model, data)
         self.seconds, self.points = 0.0, []
         self.warm = not opt.warm_steps
         self.identity = {

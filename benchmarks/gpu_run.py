@@ -35,11 +35,10 @@ sys.path.insert(0, str(ROOT))
 
 from arguments import train_options
 from benchmarks.curve import Curve, TestImages, add_options, describe, row
-from benchmarks.modes import Data
+from benchmarks.modes import Data, batches_for
 from benchmarks.speed import measure_step, seconds
 from common.errors import UserError, one_line_errors
 from cyclegan_model import CycleGANModel
-from dataset import UnpairedBatches
 from interop.generators import start_from
 from interop.layouts import read_generators
 from storage.checkpoint import save_checkpoint
@@ -83,15 +82,7 @@ def train(
 
 
 def continued(model: CycleGANModel, data: Data, steps: int) -> tuple[list[dict], list[float]]:
-    opt = model.opt
-    batches = UnpairedBatches(
-        data.train_A.images,
-        data.train_B.images,
-        opt.batch_size,
-        opt.seed,
-        opt.flip,
-        device=model.device,
-    )
+    batches = batches_for(model, data)
     losses, times = [], []
 
     def step() -> None:
@@ -175,14 +166,7 @@ def check_graphs(data: Data) -> dict:
     if not opt.gpu_ids:
         return {"left_out": "CUDA graphs need a GPU"}
     model = CycleGANModel(opt)
-    real = UnpairedBatches(
-        data.train_A.images,
-        data.train_B.images,
-        opt.batch_size,
-        opt.seed,
-        opt.flip,
-        device=model.device,
-    ).batch(0)
+    real = batches_for(model, data).batch(0)
     for optimizer in (model.optimizer_G, model.optimizer_D):
         optimizer.param_groups[0]["capturable"] = True
     model.set_input(*real)

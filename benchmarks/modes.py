@@ -121,6 +121,13 @@ def floats(images: ImageArray) -> Tensor:
     return to_float(torch.from_numpy(np.array(images.images)))
 
 
+def batches_for(model: TranslationModel, data: Data) -> UnpairedBatches:
+    """What train.py would draw for this model, of these images."""
+    opt = model.opt
+    images = data.train_A.images, data.train_B.images
+    return UnpairedBatches(*images, opt.batch_size, opt.seed, opt.flip, device=model.device)
+
+
 def flags_of(row: str) -> list[str]:
     """Flags of train.py for a row."""
     flags = [BATCHES, ROWS[row]]
@@ -146,14 +153,7 @@ def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
     if dtn:
         images = {"A": data.train_A.images, "B": data.train_B.images}
         model.fit(images, {domain: np.arange(len(images[domain])) for domain in "AB"})
-    batches = UnpairedBatches(
-        data.train_A.images,
-        data.train_B.images,
-        opt.batch_size,
-        seed,
-        opt.flip,
-        device=model.device,
-    )
+    batches = batches_for(model, data)
     budgets: dict = {"steps": None, "seconds": None}
     spent = 0.0
     found: dict = {"flags": " ".join(flags), "parameters": model.count_parameters()}

@@ -103,6 +103,14 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
+def bright_anime_dark_persons():
+    """Change the pictures of workplace so that the domains can be told apart."""
+    for folder, shift in (("anime", 60), ("person", -60)):
+        for file in sorted(Path("data", folder).iterdir()):
+            pixels = np.array(Image.open(file)).astype(int) // 2 + 64 + shift
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
+
+
 RESNET = "--generator resnet --n_blocks 1".split()
 TINY = (
     RESNET
@@ -166,3 +174,36 @@ def prepare(tmp_path, monkeypatch, script):
         return script("prepare_data.py", "--source", source, "--output", output, *flags)
 
     return run
+
+
+@pytest.fixture
+def data_options(workplace):
+    """Flags of benchmarks.modes.Data for the tiny folders of workplace."""
+    return SimpleNamespace(
+        domain_A_path=Path("data/anime"),
+        domain_B_path=Path("data/person"),
+        images=12,
+        test_A_path=Path("data/anime"),
+        test_B_path=Path("data/person"),
+        test_images=12,
+        work=Path("out"),
+        attributes=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def server():
+    from harness import Server
+
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def nothing_is_executed(tmp_path, monkeypatch):
+    """An empty working directory, in which no code of a hostile file leaves its mark."""
+    from hostile_files import CANARY
+
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not Path(CANARY).exists()

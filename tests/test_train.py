@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compare import same, without_time
 from PIL import Image
 
 from benchmarks.instrument import drawn
@@ -32,22 +33,6 @@ def load(name, file="latest.pth"):
 
 def log(name):
     return [json.loads(line) for line in open(f"save_image/{name}/log.jsonl")]
-
-
-def same(a, b):
-    """Equal to the bit, whatever the nesting."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def without_time(records):
-    timed = ("seconds", "images_per_s", "peak_memory_mb")
-    return [{k: v for k, v in record.items() if k not in timed} for record in records]
 
 
 def assert_same_run(a, b):

@@ -4,7 +4,6 @@ import json
 import sys
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -26,19 +25,9 @@ FOLDERS = (
 
 
 @pytest.fixture
-def begin(workplace):
+def begin(workplace, data_options):
     """Makes a Curve of tiny nets that measures every 8 pairs, in the folder of that name."""
-    options = SimpleNamespace(
-        domain_A_path=Path("data/anime"),
-        domain_B_path=Path("data/person"),
-        images=12,
-        test_A_path=Path("data/anime"),
-        test_B_path=Path("data/person"),
-        test_images=12,
-        work=Path("out"),
-        attributes=None,
-    )
-    data = Data(options)
+    data = Data(data_options)
     test = engine.TestImages(data)
 
     def make(name, flags=TINY):

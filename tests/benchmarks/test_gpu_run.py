@@ -53,21 +53,11 @@ def run(workplace, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("check", gpu.CHECKS)
-def test_a_check_runs_on_a_cpu_too(run, workplace, check, monkeypatch):
+def test_a_check_runs_on_a_cpu_too(run, data_options, check, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_run.py", *FOLDERS, "--item", check])
-    options = gpu.argparse.Namespace(
-        domain_A_path=Path("data/anime"),
-        domain_B_path=Path("data/person"),
-        images=12,
-        test_A_path=Path("data/anime"),
-        test_B_path=Path("data/person"),
-        test_images=12,
-        work=Path("out"),
-        attributes=None,
-    )
     monkeypatch.setattr(torch.nn.Module, "compile", lambda net: None)  # it would take minutes
     precision = torch.get_float32_matmul_precision()
-    found = gpu.item(check, options)
+    found = gpu.item(check, data_options)
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = True
     if check == "bf16" and "failed" in found:

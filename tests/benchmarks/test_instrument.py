@@ -20,13 +20,17 @@ def net():
     return load_features()
 
 
-@pytest.fixture(scope="module")
-def on_drawings(net):
-    faces = drawn(200)
+def measured(net, faces):
     return {
         "anime": measure(net, faces["anime"], faces["person"]),
         "person": measure(net, faces["person"], faces["anime"]),
     }
+
+
+@pytest.fixture(scope="module")
+def on_drawings(net):
+    faces = drawn(200)
+    return measured(net, faces)
 
 
 @pytest.mark.parametrize("domain", ["anime", "person"])
@@ -57,10 +61,7 @@ def real():
 
 @pytest.fixture(scope="module")
 def on_faces(net, real):
-    return {
-        "anime": measure(net, real["anime"], real["person"]),
-        "person": measure(net, real["person"], real["anime"]),
-    }
+    return measured(net, real)
 
 
 @pytest.mark.parametrize("domain", ["anime", "person"])

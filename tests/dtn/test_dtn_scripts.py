@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import bright_anime_dark_persons
 from PIL import Image
 from test_train import assert_same_run, load, log
 
@@ -21,10 +22,7 @@ FOLDERS = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
 @pytest.fixture
 def run(train_dtn, workplace):
     """A finished tiny run, whose anime are bright and whose persons are dark; f's file is gone."""
-    for folder, shift in (("anime", 60), ("person", -60)):
-        for file in os.listdir(f"data/{folder}"):
-            pixels = np.array(Image.open(f"data/{folder}/{file}")).astype(int) // 2 + 64 + shift
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(f"data/{folder}/{file}")
+    bright_anime_dark_persons()
     assert train_dtn("--name", "run").code == 0
     os.remove("f.pth")
     return workplace

@@ -6,10 +6,9 @@ import os
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, bright_anime_dark_persons
 from PIL import Image
 
 from benchmarks.instrument import drawn
@@ -24,10 +23,7 @@ FOLDERS = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
 @pytest.fixture
 def run(workplace, train):
     """A finished tiny run, whose anime are bright and whose persons are dark."""
-    for folder, shift in (("anime", 60), ("person", -60)):
-        for file in os.listdir(f"data/{folder}"):
-            pixels = np.array(Image.open(f"data/{folder}/{file}")).astype(int) // 2 + 64 + shift
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(f"data/{folder}/{file}")
+    bright_anime_dark_persons()
     assert train("--name", "run").code == 0
     return workplace
 

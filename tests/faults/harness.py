@@ -32,6 +32,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from compare import same, without_time
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,17 +74,6 @@ def make_pictures(folder):
 # ---- results -----------------------------------------------------------------------------------
 
 
-def same(a, b):
-    """Equal to the bit, whatever the nesting."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
 def names(folder):
     return sorted(path.name for path in Path(folder).iterdir())
 
@@ -91,8 +81,7 @@ def names(folder):
 def log(cwd):
     """The records of the run's log without what depends on the clock or the machine."""
     lines = Path(cwd, "save_image/run/log.jsonl").read_text().splitlines()
-    timed = ("seconds", "images_per_s", "peak_memory_mb")
-    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+    return without_time(map(json.loads, lines))
 
 
 def options(cwd):
@@ -148,7 +137,11 @@ class Server:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            },
         )
         self.running = set()
         self.outputs = tempfile.TemporaryDirectory()

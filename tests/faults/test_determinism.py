@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from compare import same
 from conftest import COUNTS, ROOT, TINY, TINY_DTN
-from test_train import assert_same_run, load, same
+from test_train import assert_same_run, load
 
 from storage.checkpoint import load_checkpoint
 from storage.files import read_tensors

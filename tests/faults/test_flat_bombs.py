@@ -6,7 +6,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from hostile_files import archive, child, run_state, same
+from compare import same
+from hostile_files import archive, child, run_state
 from test_hostile_checkpoints import ARCHIVES, FILE, MOST_GROWTH_MB, PICKLES, made_of, refused
 
 from arguments import train_options

@@ -1,12 +1,10 @@
 """Broken and hostile files of tensors: refused in one line, or read as they were written."""
 
 import io
-import json
 import os
 import re
 import shutil
 import struct
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -14,15 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from compare import same
 from conftest import COUNTS, ROOT
 from hostile_files import (
-    CANARY,
     Executes,
     Tensor,
     archive,
+    fuzz,
     pickled,
     run_state,
-    same,
     sign,
 )
 
@@ -35,13 +33,7 @@ from storage.pickles import Damaged, HoldsObjects
 
 MOST_GROWTH_MB = 64  # of a process that reads files of 0.3 MB, whatever they claim
 FILE = Path("x.pth")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_executed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    assert not Path(CANARY).exists()
+pytestmark = pytest.mark.usefixtures("nothing_is_executed")
 
 
 def refused(data: bytes, reason: str, count: str = "hostile checkpoints") -> None:
@@ -58,17 +50,7 @@ def refused(data: bytes, reason: str, count: str = "hostile checkpoints") -> Non
 @pytest.mark.skipif(sys.platform == "win32", reason="measures memory as Unix does")
 def test_no_fault_in_a_file_gives_other_weights_nor_takes_memory_nor_hangs(long, tmp_path):
     count = 20_000 if long else 1_000
-    command = [sys.executable, Path(__file__).with_name("hostile_files.py"), "checkpoints", count]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        list(map(str, command)),
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=7200 if long else 900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    became = json.loads(done.stdout.splitlines()[-1])
+    became = fuzz("checkpoints", long, count)
     assert became["refused"] + became["as written"] == count
     assert became["grew_mb"] < MOST_GROWTH_MB
     forged = became["forged, refused"] + became["forged, taken"]

@@ -22,7 +22,6 @@ from harness import (
     HANG,
     RESUME,
     SAVE_EVERY_STEP,
-    Server,
     assert_same_run,
     bytes_lost,
     events,
@@ -46,12 +45,6 @@ TRAINING = (
 )
 AT_ANY_MOMENT, AT_A_LOCK, OF_THEIR_OWN, OF_A_DTN = 48, 1, 2, 4
 TRAININGS_KILLED = AT_ANY_MOMENT + AT_A_LOCK + OF_THEIR_OWN + OF_A_DTN  # docs tell this
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

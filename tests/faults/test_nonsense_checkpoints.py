@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import COUNTS
-from hostile_files import CANARY, run_state
+from hostile_files import run_state
 
 from common.errors import UserError
 from dtn.encoder import Encoder, load_encoder, save_encoder
@@ -16,13 +16,7 @@ from dtn.model import DTNModel
 from storage.files import read_tensors, write_tensors
 
 FILE = Path("x.pth")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_executed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    assert not Path(CANARY).exists()
+pytestmark = pytest.mark.usefixtures("nothing_is_executed")
 
 
 def put(*path, value):

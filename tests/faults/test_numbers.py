@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from compare import same
 from conftest import COUNTS
 from test_dtn_model import new_model
-from test_train import assert_same_run, load, same
+from test_train import assert_same_run, load
 
 from common.errors import UserError
 from cyclegan_model import CycleGANModel

@@ -18,7 +18,6 @@ from harness import (
     HANG,
     RESUME,
     SAVE_EVERY_STEP,
-    Server,
     assert_same_run,
     events,
     make_pictures,
@@ -32,12 +31,6 @@ from storage.locks import alone_in
 
 RUN = ("train", *FLAGS, "--name", "run")
 STOP = int(signal.SIGSTOP)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
