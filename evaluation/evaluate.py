@@ -59,7 +59,7 @@ def main() -> None:
     output = Path(opt.output)
     refuse_lost_results(output)
     results: dict = {"seed": opt.seed}
-    model, images = None, {}
+    model, images, directions = None, {}, list(DIRECTIONS)
     if opt.floors_only or opt.fakes:
         opt.image_size = opt.image_size or 64
         for key, domain in (("domain_A_path", "anime"), ("domain_B_path", "person")):
@@ -75,30 +75,28 @@ def main() -> None:
         results["checkpoint"] = {"file": str(path), "epoch": found.epoch, "steps": found.steps}
         images = gather(opt, given, model.opt, found)
         refuse_swapped(images)
+        directions = [d for d in directions if d in model.directions]
     net = open_features()
-    for domain, found in images.items():
-        if len(found["test"]) < FEWEST:
+    for domain, data in images.items():
+        if len(data["test"]) < FEWEST:
             flag = f"--domain_{'A' if domain == 'anime' else 'B'}_path"
             raise UserError(
-                f"{flag}: {len(found['test'])} {found['split']}, and at least {FEWEST} "
+                f"{flag}: {len(data['test'])} {data['split']}, and at least {FEWEST} "
                 "are needed; name a folder of more"
             )
-        print(f"{domain}: {len(found['test'])} {found['split']}")
+        print(f"{domain}: {len(data['test'])} {data['split']}")
         results[domain] = {
-            "N": len(found["test"]),
-            "split": found["split"],
-            "floor": floors(found["test"], net, opt.seed),
+            "N": len(data["test"]),
+            "split": data["split"],
+            "floor": floors(data["test"], net, opt.seed),
         }
 
     if not opt.floors_only:
         tables = opt.attributes and tables_of(images["person"], *map(Path, opt.attributes))
         made = {}
-        directions = [
-            d
-            for d in DIRECTIONS
-            if opt.direction in (None, d) and (opt.fakes or d in model.directions)
-        ]
         for direction in directions:
+            if opt.direction not in (None, direction):
+                continue
             source, target = (images[domain] for domain in DIRECTIONS[direction])
             fakes, recs = made[direction] = translations(opt, model, direction, source)
             figures = judge(net, fakes, recs, source, target, opt)
@@ -119,6 +117,7 @@ def main() -> None:
             )
         elif tables:
             to_anime, back = made["BtoA"]
+            assert back is not None  # a model of both directions has a way back
             results["groups"] = by_group(
                 tables, images["person"], to_anime, back, made["AtoB"][0], opt.seed
             )
@@ -312,7 +311,7 @@ def translations(
     opt: Namespace, model: TranslationModel | None, direction: str, source: dict
 ) -> tuple[Tensor, Tensor | None]:
     """Outputs of a model with their reconstructions, or ready ones without."""
-    if opt.fakes:
+    if model is None:
         fakes = load(opt, "fakes", Path(opt.fakes), 10**9, opt.image_size)["test"]
         if len(fakes) < len(source["test"]):
             raise UserError(
@@ -335,7 +334,7 @@ def floors(real: Tensor, net: FeatureNet | None, seed: int) -> dict:
         "N": half,
         "swd": metrics.sliced_wasserstein(a, b, derived_generator(seed, "patches")),
         "diversity": metrics.collapse_report(a, b),
-        "realism": net and floor(embed(net, real), seed),
+        "realism": floor(embed(net, real), seed) if net else None,
     }
 
 
@@ -351,7 +350,7 @@ def judge(
     inputs, real = source["test"], target["test"]
     if not torch.isfinite(fakes).all():
         raise UserError("the model's outputs are not all finite; the checkpoint is broken")
-    figures = {"realism": net and realism(net, inputs, fakes, real, opt.seed)}
+    figures: dict = {"realism": realism(net, inputs, fakes, real, opt.seed) if net else None}
     figures |= metrics.figures(inputs, fakes, recs, real, opt.seed)
     enough = min(len(fakes), len(real)) >= FEWEST_FOR_COLLAPSE
     figures["verdict"] = verdict(figures["realism"], figures["diversity"]) if enough else ""

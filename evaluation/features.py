@@ -10,6 +10,7 @@ the training) and "weights" (a state_dict, half precision).
 """
 
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -103,22 +104,22 @@ class FeatureNet(nn.Module):
             within = torch.stack([(x @ basis).var(dim=0).sum() for x in standard]).mean()
             scale = (VARIANCE * SHARES[depth] / within.clamp(min=1)).sqrt()
             weight = scale * (basis / deviation[:, None]).T
-            layer.weight.copy_(weight)
-            layer.bias.copy_(-weight @ centre)
+            layer.load_state_dict({"weight": weight, "bias": -weight @ centre})
 
     def fold(self) -> "FeatureNet":
         """The same net as it stands in eval mode, its batch norms part of the convolutions."""
         plain = FeatureNet(self.width)
         plain.project.load_state_dict(self.project.state_dict())
-        for name in ("down", "residual"):
-            for ours, layer in zip(
-                getattr(self, name).modules(), getattr(plain, name).modules(), strict=False
-            ):
-                if isinstance(ours, nn.Sequential):
-                    layer[0].load_state_dict(
-                        nn.utils.fusion.fuse_conv_bn_eval(ours[0], ours[1]).state_dict()
-                    )
+        for ours, layer in zip(self.layers(), plain.layers(), strict=True):
+            conv, norm = ours[:2]
+            assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            fused = nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
+            layer[0].load_state_dict(fused.state_dict())
         return plain.eval()
+
+    def layers(self) -> Iterator[nn.Sequential]:
+        """Convolution, norm and ReLU of each layer."""
+        return (module for module in self.modules() if isinstance(module, nn.Sequential))
 
 
 @torch.no_grad()

@@ -161,9 +161,11 @@ def _check_size(path: Path, size: int, *arrays: np.ndarray) -> None:
 
 def _register(torch_fidelity: ModuleType, path: Path, encoder: Encoder) -> str:
     """Make the encoder known to torch-fidelity; its name there ends with the file's digest."""
+    from torch_fidelity import FeatureExtractorBase
+
     name = f"encoder-{hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]}"
 
-    class Extractor(torch_fidelity.FeatureExtractorBase):
+    class Extractor(FeatureExtractorBase):
         def __init__(self, name: str, features_list: list[str], **kwargs: object) -> None:
             super().__init__(name, features_list)
             self.encoder = copy.deepcopy(encoder)  # a call on a GPU moves its own copy there

@@ -50,11 +50,12 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
         return (x @ y.T / VARIANCE + 1) ** 3
 
     a, b = a.double(), b.double()
-    own = 0.0
-    for x in (a, b):
+
+    def own(x: Tensor) -> Tensor:
         matrix = kernel(x, x)
-        own = own + (matrix.sum() - matrix.diagonal().sum()) / (len(x) * (len(x) - 1))
-    return 1000 * (own - 2 * kernel(a, b).mean()).item()
+        return (matrix.sum() - matrix.diagonal().sum()) / (len(x) * (len(x) - 1))
+
+    return 1000 * (own(a) + own(b) - 2 * kernel(a, b).mean()).item()
 
 
 def coverage_report(fakes: Tensor, real: Tensor) -> dict[str, float]:

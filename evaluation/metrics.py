@@ -128,8 +128,8 @@ def _binomial(images: Tensor) -> Tensor:
     smooth = F.pad(images, (2, 2, 2, 2), mode="reflect")
     for dim in (2, 3):
         length = smooth.shape[dim] - 4
-        shifted = (smooth.narrow(dim, i, length) * w for i, w in enumerate((1, 4, 6, 4, 1)))
-        smooth = sum(shifted) / 16
+        a, b, c, d, e = (smooth.narrow(dim, i, length) for i in range(5))
+        smooth = (a + b * 4 + c * 6 + d * 4 + e) / 16
     return smooth
 
 

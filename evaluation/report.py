@@ -30,19 +30,21 @@ def save_cases(
     reconstructions its bands are the first, middle and last inputs, which is in its name.
     """
     if recs is None:
-        kind, order, shown = "first_middle_last", torch.arange(len(fakes)), (source["test"], fakes)
+        kind, order = "first_middle_last", torch.arange(len(fakes))
+        shown = [source["test"], fakes]
     else:
+        kind = "best_median_worst"
         order = (recs - source["test"]).abs().flatten(1).mean(1).argsort()
-        kind, shown = "best_median_worst", (source["test"], fakes, recs)
+        shown = [source["test"], fakes, recs]
     n = min(10, len(order) // 3)
     middle = len(order) // 2 - n // 2
     bands = [order[:n], order[middle : middle + n], order[-n:]]
     rows = [x[band] for band in bands for x in shown]
     save_grid(folder / f"{direction}_{kind}.png", torch.cat(rows), n)
     if target["train"] is not None:
-        shown = fakes[order[middle : middle + n]]
-        _, nearest = metrics.nearest(shown, target["train"])
-        grid = torch.cat([shown, target["train"][nearest]])
+        outputs = fakes[order[middle : middle + n]]
+        _, nearest = metrics.nearest(outputs, target["train"])
+        grid = torch.cat([outputs, target["train"][nearest]])
         save_grid(folder / f"{direction}_nearest_training_images.png", grid, n)
 
 

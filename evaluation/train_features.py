@@ -94,7 +94,7 @@ def train(opt: Namespace, images: dict, device: torch.device) -> FeatureNet:
         nn.ReLU(),
         nn.Linear(HIDDEN, COMPARED),
     )
-    nets = nn.ModuleList([net, head]).to(device, memory_format=torch.channels_last)
+    nets = nn.ModuleList([net, head]).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(nets.parameters(), lr=opt.lr, weight_decay=0.01)
     batches = UnpairedBatches(images["A"], images["B"], opt.batch_size, opt.seed, device=device)
     domain = torch.arange(2, device=device).repeat_interleave(opt.batch_size).repeat(2)  # (4B,)

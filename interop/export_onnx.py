@@ -93,6 +93,7 @@ def to_onnx(net: nn.Module, size: int, step: int | None):
             verbose=False,
         )
         logging.disable(logging.NOTSET)
+    assert program  # None is what the exporter of before, dynamo=False, returns
     proto = program.model_proto
     graph = proto.graph
     # Every node carries a stack trace with paths of this machine.

@@ -255,21 +255,22 @@ def _our_name(key: str) -> str:
     return key
 
 
-def _cyclegan(path: Path, nets: dict[str, object]) -> Found:
+def _cyclegan(path: Path, states: dict[str, object]) -> Found:
     """Resnet generators with instance norm of pytorch-CycleGAN-and-pix2pix.
 
     Old ones hold running statistics, which that code does not use either: it translates in
     training mode. With dropout, which is nothing in evaluation, a block's second convolution is
     number 6 instead of 5.
     """
-    for name, weights in nets.items():
-        weights = _floats(path, weights)
-        statistics = ("running_mean", "running_var", "num_batches_tracked")
-        nets[name] = {
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    nets = {
+        name: {
             key.replace("conv_block.6.", "conv_block.5."): value
-            for key, value in weights.items()
+            for key, value in _floats(path, state).items()
             if not key.endswith(statistics)
         }
+        for name, state in states.items()
+    }
     weights = next(iter(nets.values()))
     if weights.get("model.1.weight", torch.empty(0)).dim() != 4:
         raise UserError(

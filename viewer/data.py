@@ -257,9 +257,9 @@ def read_test_grids(folder: Path) -> dict:
         frames = []
         for number in reals & tests:
             files = [f"{number}__{real}_real.png", f"{number}__{shown}_test.png"]
-            layouts = {pair_layout(*_size(folder / file)) for file in files}
-            if len(layouts) == 1 and None not in layouts:
-                columns, rows, size, padding = layouts.pop()
+            layout, other = (pair_layout(*_size(folder / file)) for file in files)
+            if layout and layout == other:
+                columns, rows, size, padding = layout
                 count = columns * rows
                 if rows > 1:
                     count -= _empty_tiles(folder / files[0], columns, rows, size + padding)

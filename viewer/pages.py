@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from common.errors import UserError, one_line_errors
@@ -12,6 +13,9 @@ from common.options import make_parser, run_name
 from storage.files import atomic_write
 from viewer.animation import animate
 from viewer.data import find_runs, last_change, read_run, read_test_grids
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 RUNS, TESTS = Path("save_image"), Path("test_image")
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -136,7 +140,9 @@ def card(folder: Path, run: dict) -> dict:
         )
         for section, frame in newest
     ]
-    spread = next((c["lines"] for c in run["charts"] if c["title"].startswith("spread")), [])
+    spread: list[dict] = next(
+        (c["lines"] for c in run["charts"] if c["title"].startswith("spread")), []
+    )
     return {
         "name": run["name"],
         "url": quoted(folder.name),
@@ -162,16 +168,16 @@ def write_page(path: Path, template: str, **values: object) -> None:
 
 
 @functools.cache
-def environment() -> object:
+def environment() -> "Environment":
     """jinja2's environment: everything that is filled in is escaped. Raises UserError."""
     try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        import jinja2
     except ImportError as error:
         raise UserError("jinja2 is not installed; get it with: pip install jinja2") from error
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )

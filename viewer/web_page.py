@@ -21,6 +21,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import torch
@@ -60,7 +61,7 @@ HEADERS = {
 
 def list_models() -> dict[str, Path]:
     """Files and folders of generators in model_ckpt/ by name, the pretrained model first."""
-    models = {}
+    models: dict[str, Path] = {}
     for folder in [bundled(PRETRAINED), *sorted(path for path in ROOT.glob("*") if path.is_dir())]:
         names = {path.name for path in folder.glob("*.pth")}
         if names & {*PUBLISHED.values(), "latest_net_G_A.pth", "latest_net_G.pth"}:
@@ -77,10 +78,12 @@ class Answerer:
         self.gpu_ids = gpu_ids
         self.lock = threading.Lock()
         self.open = functools.lru_cache(maxsize=2)(self._open)
+        self.detector: FaceDetector | None = None
+        self.no_faces: str | None = None
         try:
-            self.detector, self.no_faces = FaceDetector(), None
+            self.detector = FaceDetector()
         except UserError as error:
-            self.detector, self.no_faces = None, str(error)
+            self.no_faces = str(error)
 
     def state(self) -> dict:
         folder = bundled(EXAMPLES)
@@ -104,9 +107,10 @@ class Answerer:
         model, about = self.open(path, path.stat().st_mtime_ns, direction)
         size = model.opt.image_size
         with open_image(io.BytesIO(picture)) as photo:
-            boxes, notes = [crop_box(photo.size, model.opt.crop)], []
             if find and self.detector:
                 boxes, notes = squares_of_faces(photo, self.detector, model.opt)
+            else:
+                boxes, notes = [crop_box(photo.size, model.opt.crop)], []
             cuts = [torch.from_numpy(cut_square(photo, box, size)) for box in boxes]
         images = to_float(torch.stack(cuts))
         fakes, recs = model.translate(images, direction)
@@ -129,6 +133,7 @@ def data_url(pixels: torch.Tensor) -> str:
 class Handler(BaseHTTPRequestHandler):
     """Answers one connection; `server` has an `answerer` and the `hosts` it goes by, or None."""
 
+    server: "Server"
     protocol_version = "HTTP/1.1"
     timeout = TIMEOUT
 
@@ -213,7 +218,7 @@ class Server(ThreadingHTTPServer):
         self.hosts = None if everywhere else {host, "127.0.0.1", "localhost"}
         self.answerer = Answerer(gpu_ids)
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away, or stands still, is no error."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
