@@ -30,6 +30,7 @@ from losses import (
     gradient_penalty,
     identity_loss,
     shift,
+    total,
 )
 from networks import build_discriminator, build_generator
 from storage.validate import unfit_weight
@@ -98,7 +99,7 @@ class CycleGANModel(TranslationModel):
             weight_A, weight_B = opt.lambda_idt * opt.lambda_A, opt.lambda_idt * opt.lambda_B
             losses["idt_A"] = weight_B * identity_loss(self.idt_A, self.real_B)
             losses["idt_B"] = weight_A * identity_loss(self.idt_B, self.real_A)
-        sum(losses.values()).backward()
+        total(losses).backward()
         return losses
 
     def backward_D(self) -> dict[str, Tensor]:
@@ -119,7 +120,7 @@ class CycleGANModel(TranslationModel):
         if mode in PENALTY_MODES:
             penalty = gradient_penalty(netD, real, fake, self.generator)
             losses[f"gp_{domain}"] = self.opt.lambda_gp * penalty
-        sum(losses.values()).backward()
+        total(losses).backward()
         return losses
 
     def _shifted(self, images: Tensor) -> Tensor:

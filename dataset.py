@@ -169,8 +169,9 @@ def build_cache(
                     say(f"{folder}: skipped {name!r}: {result}")  # !r: a name may hold line breaks
                 else:
                     index["paths"].append(name)
-                    file.write(result.tobytes())
-                    content.update(result)
+                    pixels = result.tobytes()
+                    file.write(pixels)
+                    content.update(pixels)
                 bar.update()
     return index | {"content": content.hexdigest()}
 
@@ -207,7 +208,7 @@ class UnpairedBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.images = {"A": images_A, "B": images_B}
+        self.images: dict[str, np.ndarray | Tensor] = {"A": images_A, "B": images_B}
         self.device, self.rank, self.world_size = device, rank, world_size
         self.indices = {
             "A": torch.as_tensor(np.arange(len(images_A)) if indices_A is None else indices_A),
@@ -269,7 +270,7 @@ class UnpairedBatches:
         pixels = []
         for domain, array in self.images.items():
             rows, flips = (x.chunk(self.world_size)[self.rank] for x in self.draw(domain, step))
-            if self.on_device:
+            if isinstance(array, Tensor):  # moved to the device
                 images = array[upload(self.places[domain][rows], self.device)]
             else:
                 images = torch.from_numpy(np.asarray(array[rows.numpy()]))

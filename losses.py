@@ -54,6 +54,11 @@ def generator_loss(gan_mode: str, pred_fake: Tensor) -> Tensor:
     raise ValueError(f"unknown gan_mode {gan_mode!r}")
 
 
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """The sum of losses that are scalars, for backward()."""
+    return torch.stack(list(losses.values())).sum()
+
+
 def gradient_penalty(
     netD: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, generator: torch.Generator
 ) -> Tensor:

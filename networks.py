@@ -9,7 +9,6 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
-from torch.nn.utils.parametrize import is_parametrized
 
 from self_attention import SelfAttention
 
@@ -20,6 +19,7 @@ def build_generator(opt: Namespace, training: bool = True) -> nn.Module:
     With training=False its weights are plain: spectral norm is for training, and generators.py
     divides it out of what it loads.
     """
+    net: nn.Module
     if opt.generator == "resnet8":
         net = Resnet8Generator(opt.ngf, opt.n_blocks)
     elif opt.generator == "resnet":
@@ -29,13 +29,14 @@ def build_generator(opt: Namespace, training: bool = True) -> nn.Module:
     else:
         net = SaganGenerator(opt.ngf, opt.attention)
     init_weights(net, opt.init_type, opt.init_gain)
-    if opt.generator == "sagan" and training:
+    if isinstance(net, SaganGenerator) and training:
         add_spectral_norm(net.decoder)
     return net
 
 
 def build_discriminator(opt: Namespace, classes: int = 1) -> nn.Module:
     """Make the discriminator that `opt.discriminator` names, initialised."""
+    net: nn.Module
     if opt.discriminator == "sagan":
         net = SaganDiscriminator(opt.ndf, opt.attention, classes)
     else:
@@ -95,7 +96,9 @@ def add_spectral_norm(net: nn.Module) -> None:
     for module in list(net.modules()):
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             spectral_norm(module)
-            module.parametrizations.weight[0].__class__ = _SpectralNormInFp32
+    for module in net.modules():
+        if isinstance(module, _SpectralNorm):
+            module.__class__ = _SpectralNormInFp32
 
 
 def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
@@ -105,13 +108,14 @@ def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
     if a key or shape differs.
     """
     state = dict(state)
-    for name, module in net.named_modules():
-        if is_parametrized(module, "weight") and f"{name}.weight" in state:
-            weight = state.pop(f"{name}.weight")
-            rows = weight.movedim(module.parametrizations.weight[0].dim, 0).flatten(1)
+    for name, norm in net.named_modules():
+        layer, _, _ = name.rpartition(".parametrizations.weight.0")
+        if isinstance(norm, _SpectralNorm) and f"{layer}.weight" in state:
+            weight = state.pop(f"{layer}.weight")
+            rows = weight.movedim(norm.dim, 0).flatten(1)
             left, _, right = torch.linalg.svd(rows, full_matrices=False)
-            key = f"{name}.parametrizations.weight"
-            state |= {f"{key}.original": weight, f"{key}.0._u": left[:, 0], f"{key}.0._v": right[0]}
+            state |= {f"{layer}.parametrizations.weight.original": weight}
+            state |= {f"{name}._u": left[:, 0], f"{name}._v": right[0]}
     net.load_state_dict(state)
 
 
@@ -228,7 +232,7 @@ class UnetGenerator(nn.Module):
         self.downs = nn.ModuleList()
         c_in = 3
         for i, c in enumerate(widths):
-            layers = [nn.Conv2d(c_in, c, kernel_size=4, stride=2, padding=1)]
+            layers: list[nn.Module] = [nn.Conv2d(c_in, c, kernel_size=4, stride=2, padding=1)]
             if i > 0:
                 layers.insert(0, nn.LeakyReLU(0.2))
             if 0 < i < len(widths) - 1:
@@ -291,7 +295,7 @@ class SaganGenerator(nn.Module):
         return self.head(self.attention_32(x))
 
 
-def conv_norm_relu(convolution: nn.Module) -> list[nn.Module]:
+def conv_norm_relu(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
     return [convolution, nn.InstanceNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
 
 

@@ -120,8 +120,8 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
         fakes = []
         starts = range(0, len(images[real]), opt.batch_size)
         for start in tqdm(starts, desc=direction, disable=None):
-            chunk = np.array(images[real][start : start + opt.batch_size])
-            chunk = to_float(torch.from_numpy(chunk))
+            pixels = np.array(images[real][start : start + opt.batch_size])
+            chunk = to_float(torch.from_numpy(pixels))
             fake, _ = model.translate(chunk, direction, and_back=False)
             number = start // opt.batch_size
             for name, grid in (
@@ -140,10 +140,10 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
 
     if opt.demo:
         factors = load_pairs(Path("data/demo"))
-        for shows, fakes in outputs.items():
-            agreement, chance = hair_agreement(fakes, factors[: len(fakes)], shows)
+        for shows, pixels in outputs.items():
+            agreement, chance = hair_agreement(pixels, factors[: len(pixels)], shows)
             print(
-                f"hair colour of {len(fakes)} {shows} outputs agrees with the true pair in "
+                f"hair colour of {len(pixels)} {shows} outputs agrees with the true pair in "
                 f"{agreement:.1%}, with a shuffled one in {chance:.1%}"
             )
 

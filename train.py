@@ -23,9 +23,11 @@ from arguments import print_options, train_options
 from common import distributed
 from common.device import compiler_works, describe_device, tune_backends
 from common.errors import one_line_errors
+from cyclegan_model import CycleGANModel
 from dataset import UnpairedBatches
 from demo.make import make_demo
 from dtn.encoder import trained_on
+from dtn.model import DTNModel
 from interop.build import make_model
 from interop.generators import start_from
 from pictures.folders import check_domains, find_images_or_explain
@@ -71,7 +73,7 @@ def train(run: Run) -> None:
         distributed.rank(),
         distributed.world_size(),
     )
-    if opt.model == "cyclegan" and opt.warm_steps and not (run.saved or run.start):
+    if isinstance(model, CycleGANModel) and opt.warm_steps and not (run.saved or run.start):
         warm_start(model, batches, opt.warm_steps)
 
     # Training. What stands around a step is in training/run.py.
@@ -89,7 +91,7 @@ def prepare_model(run: Run, data: TrainingData) -> TranslationModel:
     """The model of the options, its weights as a new run begins with them. Raises UserError."""
     opt = run.opt
     model = make_model(opt, saved=run.saved and run.saved["model"])
-    if opt.model == "dtn" and not run.saved:
+    if isinstance(model, DTNModel) and not run.saved:
         known = trained_on(opt.f_encoder)
         refuse_swapped(data.fingerprints, known, f"--f_encoder {opt.f_encoder}")
         model.fit(data.images, data.rows)
@@ -100,7 +102,7 @@ def prepare_model(run: Run, data: TrainingData) -> TranslationModel:
     return model
 
 
-def warm_start(model: TranslationModel, batches: UnpairedBatches, steps: int) -> None:
+def warm_start(model: CycleGANModel, batches: UnpairedBatches, steps: int) -> None:
     """Train the generators as one autoencoder first: see CycleGANModel.warm_start."""
     hidden = None if distributed.rank() == 0 else True
     errors = tqdm(model.warm_start(batches), "warm start", steps, unit=" batches", disable=hidden)

@@ -27,11 +27,8 @@ class TranslationModel:
     Weights start from opt.seed. With several processes (distributed.py) each
     one passes its share of the batch; gradients are averaged.
 
-    directions    what it translates: "AtoB" is anime to person, "BtoA" person to anime
-    nets          what a checkpoint holds, by name, unwrapped
+    nets: what a checkpoint holds, by name, unwrapped.
     """
-
-    directions: tuple[str, ...]
 
     def __init__(self, opt: Namespace) -> None:
         self.opt = opt
@@ -41,7 +38,7 @@ class TranslationModel:
         torch.manual_seed(opt.seed)
 
     def _add(self, name: str, net: nn.Module) -> nn.Module:
-        self.nets[name] = net.to(self.device, memory_format=self.memory_format)
+        self.nets[name] = net.to(self.device).to(memory_format=self.memory_format)
         if self.opt.compile and name.startswith("netG"):  # a penalty differentiates D twice
             net.compile()
         if len(self.opt.gpu_ids) > 1:
@@ -61,14 +58,14 @@ class TranslationModel:
         self.generator = torch.Generator().manual_seed(opt.seed)
         if distributed.rank():
             self.generator.manual_seed(opt.seed + 1_000_003 * distributed.rank())
-        adam = {"betas": (opt.beta1, opt.beta2), "fused": True}
+        betas = opt.beta1, opt.beta2
         self._trained_names = generators, discriminators
         parameters_G, parameters_D = (
             itertools.chain.from_iterable(self.nets[name].parameters() for name in names)
             for names in (generators, discriminators)
         )
-        self.optimizer_G = torch.optim.Adam(parameters_G, lr=opt.lr_G, **adam)
-        self.optimizer_D = torch.optim.Adam(parameters_D, lr=opt.lr_D, **adam)
+        self.optimizer_G = torch.optim.Adam(parameters_G, opt.lr_G, betas, fused=True)
+        self.optimizer_D = torch.optim.Adam(parameters_D, opt.lr_D, betas, fused=True)
         self.steps = 0
         distributed.copy_from_rank_zero(self.nets.values())
         # Of the steps not yet fetched from the device: losses, and each gradient's norm by name.
@@ -153,7 +150,8 @@ class TranslationModel:
         norms = torch.stack(torch._foreach_norm(gradients))
         self._norms.append((self.steps, names, norms))
         self._broken |= ~norms.isfinite().all()
-        optimizer.found_inf = self._broken.float()  # as GradScaler does: fused Adam skips where 1
+        # As GradScaler does: fused Adam skips where it is 1. Optimizer does not declare it.
+        optimizer.found_inf = self._broken.float()  # type: ignore[attr-defined]
         optimizer.step()
 
     def _trained(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
@@ -235,6 +233,21 @@ class TranslationModel:
             yield from ((f"{kind} {name}.{key}", x) for key, x in net.state_dict().items())
 
     # --------------------------------------------------------------------- around the step
+
+    @property
+    def directions(self) -> list[str]:
+        """What it translates: "AtoB" is anime to person, "BtoA" person to anime."""
+        raise NotImplementedError
+
+    def translate(
+        self, images: Tensor, direction: str, and_back: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Translate images (N, 3, H, W), and back again where it can, else None; on the CPU."""
+        raise NotImplementedError
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """What a model without a way back makes of images of the domain that it translates to."""
+        raise NotImplementedError
 
     def averaged(self, name: str) -> nn.Module:
         """The net as a user will see it: its average where there is one."""

@@ -9,6 +9,7 @@ import argparse
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,14 @@ from arguments import train_options
 from benchmarks.modes import DIRECTIONS, Data, batches_for, clock
 from common.errors import UserError
 from common.tensors import derived_generator
+from cyclegan_model import CycleGANModel
 from evaluation import metrics
 from evaluation.features import embed, load_features
 from evaluation.frechet import floor, frechet_distance
 from interop.build import make_model
 from pictures.grids import save_grid
 from storage.files import read_tensors, write_tensors
+from translation_model import TranslationModel
 
 SHOWN = 64  # test inputs in a grid, drawn at random once for all runs
 COLUMNS = 16
@@ -64,7 +67,7 @@ class TestImages:
             "near_duplicates": metrics.near_duplicate_share(fakes, real),
         }
 
-    def measure(self, model: object, grid: Path) -> dict[str, dict[str, float]]:
+    def measure(self, model: TranslationModel, grid: Path) -> dict[str, dict[str, float]]:
         """Figures by the domain that is shown, and a picture of each: inputs, outputs, and back."""
         found = {}
         for direction, source, shows in DIRECTIONS:
@@ -72,9 +75,8 @@ class TestImages:
             fakes, recs = model.translate(inputs, direction)
             found[shows] = self.figures(inputs, fakes, shows)
             chosen = torch.randperm(self.n, generator=derived_generator(0, "grid", source))[:SHOWN]
-            rows = [
-                images[rows] for rows in chosen.split(COLUMNS) for images in (inputs, fakes, recs)
-            ]
+            shown = [images for images in (inputs, fakes, recs) if images is not None]
+            rows = [images[rows] for rows in chosen.split(COLUMNS) for images in shown]
             save_grid(grid.with_name(f"{grid.name}_{shows}.png"), torch.cat(rows), COLUMNS)
         return found
 
@@ -108,7 +110,8 @@ class Curve:
         opt, _ = train_options([*flags.split(), "--seed", str(seed)])
         self.model = make_model(opt)
         self.batches = batches_for(self.model, data)
-        self.seconds, self.points = 0.0, []
+        self.seconds = 0.0
+        self.points: list[dict] = []
         self.warm = not opt.warm_steps
         self.identity = {
             "flags": flags,
@@ -120,7 +123,7 @@ class Curve:
             self._load()
 
     def _load(self) -> None:
-        state = read_tensors(self.folder / "state.pth")
+        state: Any = read_tensors(self.folder / "state.pth")
         for key, value in self.identity.items():
             if state[key] != value:
                 raise UserError(
@@ -154,8 +157,8 @@ class Curve:
         NonFiniteLoss leaves the last save as it is.
         """
         yield from self.points
-        if not self.warm:  # an interrupted warm start is repeated, its time counted once
-            started = clock(self.model)
+        if isinstance(self.model, CycleGANModel) and not self.warm:
+            started = clock(self.model)  # an interrupted one is repeated, its time counted once
             for _ in self.model.warm_start(self.batches):
                 pass
             self.seconds, self.warm = clock(self.model) - started, True

@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 from common.tensors import to_float, to_uint8
 from demo.make import hair_agreement, load_pairs
 from demo.truth import COLOURS, SHAPES, factor_agreement
+from dtn.model import DTNModel
 from evaluation import metrics
 from interop.generators import load_generators
 from pictures.grids import save_grid
@@ -115,6 +116,7 @@ def measure(options: Namespace, path: Path) -> dict:
     demo = options.work / "data" / "demo"
     persons, anime = pictures(demo / "test" / "person"), pictures(demo / "test" / "anime")
     pairs = load_pairs(demo)
+    assert isinstance(model, DTNModel)
     fakes, _ = model.translate(persons, "BtoA")
     save_grid(path.with_name("outputs.png"), torch.cat([persons[:12], fakes[:12]]), 12)
     pixels = to_uint8(fakes).numpy()

@@ -305,7 +305,7 @@ def main() -> None:
     kept = options.state / "results.json"
     if options.start and not kept.exists() and (options.start / "results.json").exists():
         shutil.copy(options.start / "results.json", kept)
-    results = json.loads(kept.read_text()) if kept.exists() else {"seconds": 0.0}
+    results: dict = json.loads(kept.read_text()) if kept.exists() else {"seconds": 0.0}
     before = results["seconds"]
 
     def save() -> None:

@@ -38,6 +38,7 @@ from common.tensors import to_float, to_uint8
 from dataset import ImageArray, UnpairedBatches, load_folder
 from demo.make import hair_agreement, load_pairs, make_demo
 from demo.truth import factor_agreement, pixel_error
+from dtn.model import DTNModel
 from evaluation import metrics
 from evaluation.attributes import judged, labels_of, read_attributes, train_classifier
 from evaluation.features import embed, load_features
@@ -150,7 +151,7 @@ def run(row: str, seed: int, data: Data, options: Namespace) -> dict:
     elif opt.lambda_A > 10:  # the identity loss is relative to it, and shall stay what it is
         opt.lambda_idt *= 10 / opt.lambda_A
     model = make_model(opt)
-    if dtn:
+    if isinstance(model, DTNModel):
         images = {"A": data.train_A.images, "B": data.train_B.images}
         model.fit(images, {domain: np.arange(len(images[domain])) for domain in "AB"})
     batches = batches_for(model, data)
@@ -220,7 +221,7 @@ def clock(model: TranslationModel) -> float:
 
 def measure(model: TranslationModel, data: Data, grid: Path) -> dict:
     """Figures of a model on the held-out images, by domain that is shown."""
-    found = {}
+    found: dict = {}
     for direction, source, shows in DIRECTIONS:
         if direction not in model.directions:
             continue

@@ -314,7 +314,7 @@ def main() -> None:
             )
         )
     )
-    results = {
+    results: dict = {
         "date": str(date.today()),
         "device": device,
         "torch": torch.__version__,

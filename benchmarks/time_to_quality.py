@@ -74,7 +74,7 @@ def ratios(reference: list[dict], ours: list[dict]) -> dict[str, dict]:
             "fd": wanted,
             "reference_minutes": then,
             "our_minutes": now,
-            "ratio": now and then / now,
+            "ratio": then / now if then and now else None,
             "at_least": bool(now) and now == ours[0]["minutes"],
         }
     return found
@@ -183,7 +183,8 @@ def main() -> None:
     tune_backends()
     data = Data(options)
     test = TestImages(data)
-    runs, wanted = {}, {}
+    runs: dict[str, dict] = {}
+    wanted: dict[str, float] = {}
     for name, flags in RUNS.items():
         flags = f"{flags} {DEMO}" if data.demo else flags
         runs[name] = train(name, flags, data, test, options, wanted)

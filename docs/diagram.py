@@ -34,11 +34,11 @@ def layers_of(net: nn.Module, image_size: int) -> list[tuple[str, int, int]]:
     found: list[tuple[str, int, int]] = []
 
     def note(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        kind = {ResidualBlock: "residual", SelfAttention: "self-attention"}.get(type(module))
-        if kind is None:
-            k, up = module.kernel_size[0], isinstance(module, nn.ConvTranspose2d)
-            step = module.stride[0]
-            kind = f"conv {k}x{k}" + (f" {'up' if up else 'down'}" if step > 1 else "")
+        kind = "residual" if isinstance(module, ResidualBlock) else "self-attention"
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            way = " up" if isinstance(module, nn.ConvTranspose2d) else " down"
+            k = module.kernel_size[0]
+            kind = f"conv {k}x{k}" + (way if module.stride[0] > 1 else "")
         found.append((kind, output.shape[1], output.shape[2]))
 
     inside = {

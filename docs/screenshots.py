@@ -53,7 +53,7 @@ class Chromium:
     """A page of a new Chromium, `width` pixels wide, of light colours; closed at the end."""
 
     def __init__(self, width: int) -> None:
-        self.size = {"width": width, "height": 780}
+        self.width = width
 
     def __enter__(self):
         try:
@@ -66,7 +66,9 @@ class Chromium:
             raise UserError(f"there is no Chromium here (looked for {', '.join(BROWSERS)})")
         self.driver = sync_playwright().start()
         self.browser = self.driver.chromium.launch(executable_path=program)
-        return self.browser.new_page(viewport=self.size, color_scheme="light")
+        return self.browser.new_page(
+            viewport={"width": self.width, "height": 780}, color_scheme="light"
+        )
 
     def __exit__(self, *_: object) -> None:
         self.browser.close()

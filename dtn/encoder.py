@@ -7,6 +7,7 @@ pretrain_encoder.py writes them; train.py --f_encoder and evaluate.py --features
 
 import reprlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,6 +81,9 @@ class ResnetEncoder(nn.Module):
         return self.resnet((x / 2 + 0.5 - mean) / deviation)
 
 
+AnyEncoder = Encoder | ResnetEncoder
+
+
 class DomainFeatures(nn.Module):
     """f of DTN: an encoder's features relative to those that are usual in the image's domain.
 
@@ -91,7 +95,10 @@ class DomainFeatures(nn.Module):
     domain's own mean and deviation, as in AdaBN (Li et al. 2017).
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, encoder: AnyEncoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.register_buffer("mean", torch.zeros(2, encoder.dim))
@@ -118,7 +125,7 @@ class DomainFeatures(nn.Module):
 # ---- files -------------------------------------------------------------------------------------
 
 
-def build_encoder(options: dict) -> nn.Module:
+def build_encoder(options: dict) -> AnyEncoder:
     """An encoder of these options, without weights: to be loaded with assign=True.
 
     On "meta" nothing is allocated, whatever width a file claims, nor drawn at random.
@@ -160,7 +167,8 @@ def load_encoder(path: Path) -> tuple[Encoder, dict]:
     try:
         if type(options["image_size"]) is not int:
             raise ValueError(f"image_size {options['image_size']!r}")
-        encoder = build_encoder(options)
+        with torch.device("meta"):
+            encoder = Encoder(options["width"], options["dim"], options["image_size"])
         encoder.load_state_dict(weights, assign=True)
     except LOAD_ERRORS as error:
         raise UserError(f"{path}: options and weights are not those of an encoder") from error
@@ -168,7 +176,7 @@ def load_encoder(path: Path) -> tuple[Encoder, dict]:
     return encoder.float().eval(), options
 
 
-def open_encoder(text: str) -> nn.Module:
+def open_encoder(text: str) -> AnyEncoder:
     """The encoder that --f_encoder names: a file of ours, or resnet18:FILE for torchvision's.
 
     Raises UserError as load_encoder does.
@@ -182,10 +190,11 @@ def open_encoder(text: str) -> nn.Module:
         )
     if name not in RESNETS:
         return load_encoder(path)[0]
-    state = read_tensors(path)
+    state: Any = read_tensors(path)
     try:
         weights = {k: v for k, v in state.items() if not k.startswith("fc.")}
-        encoder = build_encoder({"resnet": name})
+        with torch.device("meta"):
+            encoder = ResnetEncoder(name)
         encoder.resnet.load_state_dict(weights, assign=True)
     except LOAD_ERRORS as error:
         reason = str(error).splitlines()[-1].strip()

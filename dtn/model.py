@@ -21,12 +21,13 @@ from argparse import Namespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common import distributed
-from dtn.encoder import DomainFeatures
+from dtn.encoder import AnyEncoder, DomainFeatures
 from dtn.losses import class_generator_loss, class_loss, total_variation
 from dtn.networks import build_decoder
+from losses import total
 from networks import build_discriminator
 from translation_model import TranslationModel
 
@@ -45,13 +46,13 @@ class DTNModel(TranslationModel):
     the nets are SAGAN's (Zhang et al. 2019), held by spectral norm.
     """
 
-    def __init__(self, opt: Namespace, encoder: nn.Module, training: bool = True) -> None:
+    def __init__(self, opt: Namespace, encoder: AnyEncoder, training: bool = True) -> None:
         super().__init__(opt)
-        self.directions = (opt.direction,)
         # Numbers of the domains: 0 is A, anime; 1 is B, persons.
         self.S, self.T = (0, 1) if opt.direction == "AtoB" else (1, 0)
         self.encoder_options = encoder.options
-        self.netF = self._add("netF", DomainFeatures(encoder).requires_grad_(opt.train_f))
+        self.features = DomainFeatures(encoder).requires_grad_(opt.train_f)
+        self.netF = self._add("netF", self.features)
         self.netG = self._add("netG", build_decoder(opt, encoder.dim))
         trained = ("netG", "netF") if opt.train_f else ("netG",)
         self._add_averages(*trained)
@@ -67,10 +68,10 @@ class DTNModel(TranslationModel):
         int64.
         """
         for domain, key in enumerate("AB"):
-            self.nets["netF"].fit(domain, images[key], rows[key])
+            self.features.fit(domain, images[key], rows[key])
         if "netF_ema" in self.nets:
-            self.nets["netF_ema"].load_state_dict(self.nets["netF"].state_dict())
-        distributed.copy_from_rank_zero([self.nets["netF"]])
+            self.nets["netF_ema"].load_state_dict(self.features.state_dict())
+        distributed.copy_from_rank_zero([self.features])
 
     # ---------------------------------------------------------------------------- the step
 
@@ -100,22 +101,28 @@ class DTNModel(TranslationModel):
             losses["tid"] = opt.lambda_tid * F.mse_loss(self.rec, self.target)
         if opt.lambda_tv:
             losses["tv"] = opt.lambda_tv * total_variation(self.made)
-        sum(losses.values()).backward()
+        total(losses).backward()
         return losses
 
     def backward_D(self) -> dict[str, Tensor]:
         """Gradients of D; returns its losses by name."""
         # One call for all three: no layer mixes the images of a batch.
-        logits = self.run(self.netD, torch.cat([self.made.detach(), self.target])).chunk(3)
-        parts = [
-            class_loss(self.opt.gan_mode, part, label)
-            for label, part in zip((SOURCE_FAKE, TARGET_FAKE, TARGET_REAL), logits, strict=True)
-        ]
-        losses = {"D": sum(parts)}
-        losses["D"].backward()
-        return losses
+        images, mode = torch.cat([self.made.detach(), self.target]), self.opt.gan_mode
+        source_fake, target_fake, target_real = self.run(self.netD, images).chunk(3)
+        loss = (
+            class_loss(mode, source_fake, SOURCE_FAKE)
+            + class_loss(mode, target_fake, TARGET_FAKE)
+            + class_loss(mode, target_real, TARGET_REAL)
+        )
+        loss.backward()
+        return {"D": loss}
 
     # --------------------------------------------------------------------- around the step
+
+    @property
+    def directions(self) -> list[str]:
+        """What it translates: the one direction that it was trained for."""
+        return [self.opt.direction]
 
     def translate(
         self, images: Tensor, direction: str, and_back: bool = True

@@ -20,6 +20,7 @@ from demo.make import make_demo, training_factors
 from demo.truth import factor_labels
 from dtn.encoder import Encoder, save_encoder
 from dtn.losses import balanced_bce, vicreg
+from losses import total
 from parsers import add_data_options
 from pictures.decode import CROPS
 from pictures.folders import check_domains
@@ -261,7 +262,7 @@ def train(
     labels: dict[str, Labels],
     held: dict[str, Tensor],
     device: torch.device,
-) -> tuple[Encoder, nn.Module]:
+) -> tuple[Encoder, nn.ModuleDict]:
     """Train an encoder; returns it, and the layer that turns its features into attributes.
 
     Before that layer each domain's features are brought to mean 0 and deviation 1 on their own, as
@@ -303,7 +304,7 @@ def train(
     for step in bar:
         optimizer.param_groups[0]["lr"] = opt.lr * min(1.0, 2 * (1 - step / opt.steps))
         generator = derived_generator(opt.seed, "views", step)
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for domain, real in zip(DOMAINS, batches.batch(step), strict=True):
             norm = head[f"norm_{domain}"]
             rows = batches.draw(domain, step)[0]
@@ -316,10 +317,10 @@ def train(
                 a, b = expander(norm(encoder(both))).chunk(2)
                 losses[f"vicreg_{domain}"] = vicreg(a, b) / 25
         optimizer.zero_grad()
-        total = sum(losses.values())
-        total.backward()
+        loss = total(losses)
+        loss.backward()
         optimizer.step()
-        totals.append(total.detach())
+        totals.append(loss.detach())
         if step % 20 == 0 or step + 1 == opt.steps:
             for i, value in enumerate(torch.stack(totals).tolist(), step + 1 - len(totals)):
                 if not math.isfinite(value):
@@ -332,7 +333,7 @@ def train(
 @torch.no_grad()
 def judge(
     encoder: Encoder,
-    head: nn.Module,
+    head: nn.ModuleDict,
     images: dict[str, ImageArray],
     labels: dict[str, Labels],
     held: dict[str, Tensor],

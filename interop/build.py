@@ -60,7 +60,7 @@ def check_size(
     try:
         with torch.device("meta"):
             if opt.model == "dtn":
-                netF = DomainFeatures(build_encoder(encoder_options))
+                netF = DomainFeatures(build_encoder(encoder_options or {}))
                 netG, netD = build_decoder(opt, netF.encoder.dim), build_discriminator(opt, 3)
                 built = {"netF": netF, "netG": netG, "netD": netD}
             else:

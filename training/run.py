@@ -37,7 +37,7 @@ from common.errors import UserError
 from dataset import UnpairedBatches
 from interop.build import check_size
 from interop.generators import initialised_options
-from interop.layouts import read_generators
+from interop.layouts import Found, read_generators
 from pictures.splits import held_out_is_other, refuse_changes
 from storage.checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
 from storage.files import atomic_write
@@ -100,8 +100,11 @@ class Run:
 
     def __init__(self, opt: Namespace, given: dict, until_the_end: ExitStack) -> None:
         self.until_the_end = until_the_end
-        self.opt, self.saved, self.start = opt, None, None
-        self.epoch, self.batch, self.best = 0, 0, None
+        self.opt = opt
+        self.saved: dict | None = None
+        self.start: Found | None = None
+        self.epoch, self.batch = 0, 0
+        self.best: dict | None = None
         self.begun = False  # whether there is a checkpoint that this process wrote or restored
         self.totals: dict[str, list] = defaultdict(lambda: [0.0, 0])
         if opt.init_from:

@@ -37,12 +37,11 @@ def sample(
         fake, rec = model.translate(real, direction)
         spreads[shows] = relative_spread(fake, target) if min(len(fake), len(target)) > 1 else None
         if show:
-            rows = [real, fake, rec]
-            if rec is None:
-                rows = [real, fake, target, model.reconstruct(target)]
+            more = [rec] if rec is not None else [target, model.reconstruct(target)]
+            rows = [real, fake, *more]
             columns = min(GRID_COLUMNS, *map(len, rows))
-            rows = torch.cat([row[:columns] for row in rows])
-            save_grid(folder / f"{epoch:04}_epoch_{shows}.png", rows, columns)
+            grid = torch.cat([row[:columns] for row in rows])
+            save_grid(folder / f"{epoch:04}_epoch_{shows}.png", grid, columns)
             fd = yardstick.fd(fake, shows) if yardstick and len(fake) > 1 else None
             figures[shows] = held_out_figures(real, fake, rec, target, fd)
     return spreads, figures

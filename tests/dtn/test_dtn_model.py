@@ -207,7 +207,7 @@ def test_direction_says_which_domain_is_the_source(dtn_options):
         assert torch.equal(model.source, source) and (model.S, model.T) == (S, 1 - S)
         model.forward()
         assert torch.equal(model.f_source, model.netF(source, S))
-        assert model.directions == (direction,)
+        assert model.directions == [direction]
 
 
 # ---- the step ---------------------------------------------------------------------------------
