@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -142,12 +143,12 @@ def measure(options: Namespace, path: Path) -> dict:
 def table(results: dict) -> str:
     """One line per row: means over seeds, and the standard deviation where there are several."""
 
-    def cell(runs: list[dict], get, form: str) -> str:
+    def cell(runs: list[dict], get: Callable[[dict], float], form: str) -> str:
         values = [get(one) for one in runs]
         text = f"{statistics.mean(values):{form}}"
         return text + (f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else "")
 
-    def factors(kind: str, names: dict):
+    def factors(kind: str, names: dict) -> Callable[[dict], float]:
         return lambda r: statistics.mean(r[f"{kind}_{name}"] for name in names)
 
     head = (

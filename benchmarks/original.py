@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from common.tensors import to_float
 from dataset import load_folder
 from evaluation import metrics
-from evaluation.features import load_features
+from evaluation.features import FeatureNet, load_features
 from evaluation.realism import realism, verdict
 from interop.generators import load_generators
 
@@ -49,7 +49,7 @@ def clipped(images: Tensor) -> Tensor:
     return (2 * images).clamp(-1, 1)
 
 
-def judge(net, inputs: Tensor, fakes: Tensor, real: Tensor) -> dict:
+def judge(net: FeatureNet, inputs: Tensor, fakes: Tensor, real: Tensor) -> dict:
     diversity = metrics.collapse_report(fakes, real)
     found = realism(net, inputs, fakes, real)
     return {
@@ -61,7 +61,7 @@ def judge(net, inputs: Tensor, fakes: Tensor, real: Tensor) -> dict:
     }
 
 
-def ours(opt: argparse.Namespace, net) -> dict:
+def ours(opt: argparse.Namespace, net: FeatureNet) -> dict:
     """A model's figures on faces of ours, all clipped as his are."""
     real = {
         domain: to_float(

@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -24,6 +25,9 @@ from common.options import make_parser, run_name, whole
 from storage.files import atomic_write
 from viewer.pages import write_run_page
 from viewer.web_page import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 EXAMPLE = "example person/01.png"
@@ -55,7 +59,7 @@ class Chromium:
     def __init__(self, width: int) -> None:
         self.width = width
 
-    def __enter__(self):
+    def __enter__(self) -> "Page":
         try:
             from playwright.sync_api import sync_playwright
         except ImportError:
@@ -75,7 +79,7 @@ class Chromium:
         self.driver.stop()
 
 
-def show_page(page, run: Path) -> None:
+def show_page(page: "Page", run: Path) -> None:
     """app.py's page with a bundled person, the anime face of it, and the way back."""
     server = Server("127.0.0.1", 0, [])
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -93,7 +97,7 @@ def show_page(page, run: Path) -> None:
         server.server_close()
 
 
-def show_gallery(page, run: Path) -> None:
+def show_gallery(page: "Page", run: Path) -> None:
     """The run's page at its last epoch."""
     page.goto((run / "index.html").resolve().as_uri())
     page.wait_for_selector(".face")

@@ -202,7 +202,9 @@ def refuse_lost_results(output: Path) -> None:
 # ------------------------------------------------------------------------------------- data
 
 
-def load(opt: Namespace, flag: str, folder: Path, count: int, size: int, crop="center") -> dict:
+def load(
+    opt: Namespace, flag: str, folder: Path, count: int, size: int, crop: str = "center"
+) -> dict:
     loaded = load_folder(
         folder, f"--{flag}", count, size, crop, Path(opt.cache_dir), opt.num_workers
     )

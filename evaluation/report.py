@@ -1,5 +1,6 @@
 """What evaluate.py shows of its figures: a markdown table, and grids of outputs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def table(results: dict) -> str:
         )
     rows = []
 
-    def row(name: str, cell) -> None:
+    def row(name: str, cell: Callable[..., str]) -> None:
         cells = []
         for direction in directions:
             try:

@@ -12,6 +12,7 @@ import math
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -177,7 +178,7 @@ def recolour(x: Tensor, generator: torch.Generator) -> Tensor:
     return (x + factor(0.1, 3) - 1).clamp(-1, 1)
 
 
-def measured(net: FeatureNet, images) -> list[Tensor]:
+def measured(net: FeatureNet, images: np.ndarray) -> list[Tensor]:
     """The net's statistics of evenly spaced images, uint8 (N, 64, 64, 3): (n, D) by depth."""
     some = images[:: -(-len(images) // FITTED)]
     chunks = [some[i : i + CHUNK] for i in range(0, len(some), CHUNK)]

@@ -6,6 +6,8 @@ import logging
 import warnings
 from argparse import Namespace
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,6 +20,9 @@ from interop.generators import find_generators, load_generators, refuse_dtn
 from interop.layouts import PUBLISHED
 from parsers import add_model_options
 from storage.files import atomic_write
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 TOLERANCE = 1e-4  # of a range of 2
 # Steps of the image size, where it is free; not that of sagan, whose attention would be exported
@@ -74,7 +79,7 @@ def main() -> None:
     )
 
 
-def to_onnx(net: nn.Module, size: int, step: int | None):
+def to_onnx(net: nn.Module, size: int, step: int | None) -> "ModelProto":
     """A net (B, 3, H, W) -> (B, 3, H, W) as onnx.ModelProto: any B; any H and W if `step`."""
     shapes = {0: torch.export.Dim("batch")}
     if step:
@@ -108,7 +113,9 @@ def to_onnx(net: nn.Module, size: int, step: int | None):
     return proto
 
 
-def compare(onnxruntime, content: bytes, net: nn.Module, size: int, step: int | None) -> float:
+def compare(
+    onnxruntime: ModuleType, content: bytes, net: nn.Module, size: int, step: int | None
+) -> float:
     """Largest difference of onnxruntime's outputs from PyTorch's, on batches of random images."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     generator = derived_generator(0, "export")
@@ -127,7 +134,7 @@ def compare(onnxruntime, content: bytes, net: nn.Module, size: int, step: int | 
     return worst
 
 
-def import_packages() -> tuple:
+def import_packages() -> tuple[ModuleType, ModuleType]:
     """onnx and onnxruntime, and onnxscript for torch. Raises UserError where one is missing."""
     try:
         import onnx

@@ -139,41 +139,44 @@ def chosen(source: PictureSource, opt: Namespace) -> tuple[list[str], Table | No
     Raises UserError where a table is asked for and missing, wrong, or about other pictures.
     """
 
-    def load(names: tuple[str, ...], allowed: Sequence[int], flag: str | None, **wanted):
-        if found := source.find_table(names):
-            return read_table(*found, allowed, **wanted)
-        if flag:
+    def find(files: tuple[str, ...], allowed: Sequence[int], columns: int | None) -> Table | None:
+        found = source.find_table(files)
+        return read_table(*found, allowed, columns) if found else None
+
+    def need(files: tuple[str, ...], table: Table | None, flag: str) -> Table:
+        if table is None:
             raise UserError(
-                f"{flag}: needs CelebA's {' or '.join(names)}, which is neither in "
+                f"{flag}: needs CelebA's {' or '.join(files)}, which is neither in "
                 f"nor beside --source {source.path}; put it there"
             )
-        return None
+        return table
 
     names = source.names
     if opt.partition != "all":
-        part = f"--partition {opt.partition}"
-        table = load(PARTITION_TABLES, range(3), part, columns=1)
+        flag = f"--partition {opt.partition}"
+        table = need(PARTITION_TABLES, find(PARTITION_TABLES, range(3), 1), flag)
         number = PARTITIONS.index(opt.partition)
         names = [name for name in names if table.row(name) == (number,)]
         if not names:
             raise UserError(
-                f"{part}: {table.where} puts none of the {len(source.names)} files of "
+                f"{flag}: {table.where} puts none of the {len(source.names)} files of "
                 f"--source {source.path} into it; are they CelebA's?"
             )
-    flag = f"--attributes {' '.join(opt.attributes)}" if opt.attributes else None
-    table = load(ATTRIBUTE_TABLES, (-1, 0, 1), flag)
-    for text in opt.attributes or ():
-        key, _, value = text.partition("=")
-        column = table.column(key)
-        rows = ((name, table.row(name)) for name in names)
-        names = [name for name, row in rows if row and (row[column] > 0) == (value == "1")]
-    if not names:
-        raise UserError(
-            f"{flag}: {table.where} says this of none of the files of --source "
-            f"{source.path}; ask for less"
-        )
-    people = load(IDENTITY_TABLES, range(2**31), None, columns=1)
-    return names, table, people
+    attributes = find(ATTRIBUTE_TABLES, (-1, 0, 1), None)
+    if opt.attributes:
+        flag = f"--attributes {' '.join(opt.attributes)}"
+        table = need(ATTRIBUTE_TABLES, attributes, flag)
+        for text in opt.attributes:
+            key, _, value = text.partition("=")
+            column = table.column(key)
+            rows = ((name, table.row(name)) for name in names)
+            names = [name for name, row in rows if row and (row[column] > 0) == (value == "1")]
+        if not names:
+            raise UserError(
+                f"{flag}: {table.where} says this of none of the files of --source "
+                f"{source.path}; ask for less"
+            )
+    return names, attributes, find(IDENTITY_TABLES, range(2**31), 1)
 
 
 # ---- the report --------------------------------------------------------------------------------

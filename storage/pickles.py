@@ -3,7 +3,7 @@
 import math
 import pickletools
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 # What is made of these takes far more memory than they do: below 64 MB with all at their most.
 MOST_PICKLE_BYTES = 2 << 20  # of names, sizes and plain values; usual are 0.1 MB
@@ -201,7 +201,7 @@ class Pickle:
             raise Damaged("a storage in it is declared in an unknown way")
         return storage
 
-    def tensor(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_) -> None:
+    def tensor(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> None:
         count = math.prod(shape) if all(map(_whole, shape)) and len(shape) <= MOST_SIDES else -1
         if (
             count < 0
