@@ -225,9 +225,10 @@ def isolated(name: str, options: Namespace) -> dict:
     command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--item", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
-        return json.loads(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
         return {"failed": f"did not end within {LONGEST} s"}
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
         return {"failed": " ".join(done.stderr.split())[-500:] or f"exit code {done.returncode}"}
 

@@ -90,14 +90,13 @@ def _draw(folder: Path, seed: int, count: int, test_count: int, image_size: int)
     _remove_old([place for place, *_ in parts])
     with tqdm(total=2 * (count + test_count), desc="drawing demo faces", disable=None) as bar:
         for place, style, total, stream in parts:
-            factors = _factors(seed, stream, total)
-            for i, one in enumerate(factors):
+            for i, one in enumerate(_factors(seed, stream, total)):
                 image = draw_face(one, style, image_size, texture_seed=3 * i + stream)
                 with atomic_write(place / f"{i:05d}.png", durable=False) as file:
                     image.save(file, "PNG", pnginfo=PNG_INFO)
                 bar.update()
     with atomic_write(folder / "test" / "factors.json") as file:
-        file.write(json.dumps([asdict(one) for one in factors]).encode())
+        file.write(json.dumps([asdict(one) for one in _factors(seed, 2, test_count)]).encode())
 
 
 def _factors(seed: int, stream: int, count: int) -> list[Factors]:

@@ -20,6 +20,7 @@ NAMES = {
     "coverage": "coverage",
 }
 DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
+TITLES = {direction: " to ".join(domains) for direction, domains in DIRECTIONS.items()}
 
 
 def save_cases(
@@ -160,16 +161,15 @@ def table(results: dict) -> str:
             lambda r: "{error:.3f} ({shuffled:.3f})".format(**r["truth"]["pixels"]),
         )
     if directions:
-        titles = {"BtoA": "person to anime", "AtoB": "anime to person"}
         lines += [
             "",
-            "| | " + " | ".join(titles[d] for d in directions) + " |",
+            "| | " + " | ".join(TITLES[d] for d in directions) + " |",
             "| --- |" + " --- |" * len(directions),
             *rows,
         ]
     for direction in directions:
         if results[direction]["verdict"]:
-            lines.append(f"{titles[direction]} {results[direction]['verdict']}")
+            lines.append(f"{TITLES[direction]} {results[direction]['verdict']}")
     for group, f in results.get("groups", {}).items():
         if "left_out" in f:
             lines.append(f"{group}: {f['left_out']}")

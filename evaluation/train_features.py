@@ -85,7 +85,7 @@ def feature_options() -> Namespace:
     return opt
 
 
-def train(opt: Namespace, images: dict, device: torch.device) -> FeatureNet:
+def train(opt: Namespace, images: dict, device: torch.device) -> None:
     """Train and write the features; images: uint8 (N, 64, 64, 3) of domains A and B."""
     torch.manual_seed(opt.seed)
     net = FeatureNet(opt.width, norm=True)
@@ -134,7 +134,6 @@ def train(opt: Namespace, images: dict, device: torch.device) -> FeatureNet:
             }
             save_features(Path(opt.output), plain, notes)
             net.train()
-    return plain
 
 
 def rate(opt: Namespace, step: int) -> float:

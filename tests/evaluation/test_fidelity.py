@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from common.errors import UserError
-from dtn.encoder import Encoder, load_encoder, save_encoder
+from dtn.encoder import FORMAT, Encoder, ResnetEncoder, load_encoder, save_encoder
 from evaluation import fidelity
+from storage.files import write_tensors
 
 SIZE = 16
 MEAN_1, MEAN_2 = np.array([120.0, 130.0, 110.0]), np.array([135.0, 120.0, 125.0])
@@ -294,6 +295,18 @@ def test_encoder_files_that_are_damaged_or_something_else_are_refused(colour, mo
     with pytest.raises(UserError, match="nowhere.pth: no such file"):
         load_encoder(colour.with_name("nowhere.pth"))
     assert not os.path.exists("executed")
+
+
+def test_a_file_that_says_it_is_a_net_of_torchvision_is_no_encoder_of_ours(tmp_path):
+    options = {"resnet": "resnet18", "image_size": 64}
+    state = {
+        "format": FORMAT,
+        "options": options,
+        "encoder": ResnetEncoder("resnet18").state_dict(),
+    }
+    write_tensors(tmp_path / "f.pth", state)
+    with pytest.raises(UserError, match="f.pth: options and weights are not those of an encoder"):
+        load_encoder(tmp_path / "f.pth")
 
 
 @pytest.mark.parametrize(("width", "dim", "size"), [(0, 4, 64), (4, 1, 64), (4, 4, 0)])
