@@ -180,22 +180,25 @@ class Resnet8Generator(nn.Module):
     """Image-to-image net of residual blocks at an eighth of the size, with one skip at a quarter.
 
     (B, 3, H, W) -> (B, 3, H, W), H and W multiples of 8, at least 16. At 64x64 an image costs a
-    quarter of what it costs in a ResnetGenerator of equal width and blocks: nothing but the last
-    convolution runs at the full size, where 7x7 convolutions of few channels waste a CPU.
+    quarter of what it costs in a ResnetGenerator of equal width and blocks: at the full size there
+    are two narrow convolutions, where 7x7 ones of few channels waste a CPU.
 
-    Source: Zhu et al. 2017 (CycleGAN), appendix 7.2, and four changes. The first halving is a
+    Source: Zhu et al. 2017 (CycleGAN), appendix 7.2, and five changes. The first halving is a
     rearrangement of pixels (Shi et al. 2016) and there is a third one, so that a block sees the
     whole face. Up-sampling is by repetition and convolution, which leaves no checkerboards (Odena
     et al. 2016). The skip keeps pose and layout, at a size that holds no eyes and no strokes: those
-    have to be drawn.
+    have to be drawn. Stem and head are not normalised: instance norm takes away how bright an image
+    is, and a net then paints blots to bring it back (Karras et al. 2020, section 2).
     """
 
     def __init__(self, ngf: int = 32, n_blocks: int = 6) -> None:
         super().__init__()
         self.stem = nn.Sequential(  # H -> H/2 -> H/4
             nn.PixelUnshuffle(2),
-            *conv_norm_relu(nn.Conv2d(12, ngf, kernel_size=3, padding=1)),
-            *conv_norm_relu(nn.Conv2d(ngf, ngf * 2, kernel_size=4, stride=2, padding=1)),
+            nn.Conv2d(12, ngf, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(ngf, ngf * 2, kernel_size=4, stride=2, padding=1),
+            nn.ReLU(inplace=True),
         )
         self.body = nn.Sequential(  # H/4 -> H/8 -> H/4
             *conv_norm_relu(nn.Conv2d(ngf * 2, ngf * 4, kernel_size=4, stride=2, padding=1)),
@@ -206,9 +209,12 @@ class Resnet8Generator(nn.Module):
         self.skip = nn.Conv2d(ngf * 2, ngf * 2, kernel_size=1)
         self.head = nn.Sequential(  # H/4 -> H/2 -> H
             nn.Upsample(scale_factor=2),
-            *conv_norm_relu(nn.Conv2d(ngf * 2, ngf, kernel_size=3, padding=1)),
+            nn.Conv2d(ngf * 2, ngf, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
             nn.Upsample(scale_factor=2),
-            nn.Conv2d(ngf, 3, kernel_size=3, padding=1),
+            nn.Conv2d(ngf, max(1, ngf // 2), kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(max(1, ngf // 2), 3, kernel_size=3, padding=1),
             nn.Tanh(),
         )
 
