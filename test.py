@@ -30,7 +30,8 @@ from arguments import test_options
 from common.errors import one_line_errors
 from common.tensors import to_float, to_uint8
 from dataset import load_folder
-from demo.make import hair_agreement, load_pairs, make_demo
+from demo.make import load_pairs, make_demo
+from demo.truth import hair_agreement
 from interop.generators import bundled, check_model, find_generators, load_generators
 from interop.layouts import Found
 from pictures.folders import check_domains

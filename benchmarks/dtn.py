@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common.tensors import to_float, to_uint8
-from demo.make import hair_agreement, load_pairs
-from demo.truth import COLOURS, SHAPES, factor_agreement
+from demo.make import load_pairs
+from demo.truth import COLOURS, SHAPES, factor_agreement, hair_agreement
 from dtn.model import DTNModel
 from evaluation import metrics
 from interop.generators import load_generators

@@ -30,7 +30,7 @@ def oval(x: float, y: float, width: float, height: float) -> np.ndarray:
 
 
 class Canvas:
-    """One drawing under way: `pixels` (H, W, 3) in 0..255 and `hair` (H, W), its share in each.
+    """One drawing under way: `pixels` (H, W, 3) in 0..255.
 
     `x` and `y` (H, W) are the pixels' coordinates in the frame of the tilted head, which is the
     frame of all shapes (P, 2).
@@ -46,7 +46,6 @@ class Canvas:
         grid = np.stack(np.meshgrid(axis, axis), axis=-1) @ self.rotation
         self.x, self.y = grid[..., 0].astype(np.float32), grid[..., 1].astype(np.float32)
         self.pixels = np.zeros((size, size, 3), np.float32)
-        self.hair = np.zeros((size, size), np.float32)
 
     def surface(self, points: np.ndarray) -> np.ndarray:
         """Move points (P, 2) on the front of the head with its turn, foreshortened."""
@@ -85,7 +84,6 @@ class Canvas:
         soft = np.asarray(image.filter(ImageFilter.BoxBlur(0.012 * self.size)), np.float32) / 255
         return 0.8 * np.clip(5 * soft * (1 - soft) - 0.25, 0, 1)
 
-    def paint(self, cover: np.ndarray, colour: np.ndarray, hair: bool = False) -> None:
+    def paint(self, cover: np.ndarray, colour: np.ndarray) -> None:
         """Lay a colour, (3,) or (H, W, 3), over the picture where `cover` (H, W) says."""
         self.pixels += cover[..., None] * (colour - self.pixels)
-        self.hair += cover * (hair - self.hair)

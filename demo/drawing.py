@@ -135,7 +135,7 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
     locks = np.clip(hair * shade[..., None] + (sheen * (34 + 9 * strands))[..., None], 0, 255)
 
     all_hair = cover(outer, blur=0.02)
-    paint(all_hair, locks * 0.72, hair=True)
+    paint(all_hair, locks * 0.72)
     neck = mirrored(0.25, 0.4, 0.27, 0.86, 0.5, 1, 0.5, 1.6)
     shadow = 1 - 0.42 * cover(face + (-0.08 * side, 0.14), blur=0.07)
     paint(cover(neck, blur=0.02), lit(skin, (0.88 + 0.2 * side * x) * shadow))
@@ -199,7 +199,7 @@ def _paint_person(canvas: Canvas, factors: Factors, random: np.random.Generator)
         paint(cover(brow, line=0.045, blur=0.014) * 0.8, hair * 0.5 + rgb(24, 18, 16))
 
     front = all_hair * (1 - cover(window, blur=0.025))
-    paint(np.clip(front * (1.12 + 0.1 * strands) - 0.06, 0, 1), locks, hair=True)
+    paint(np.clip(front * (1.12 + 0.1 * strands) - 0.06, 0, 1), locks)
     if factors.glasses:
         frames = [canvas.surface(oval(s * 0.255, 0.005, 0.2, 0.155)) for s in (-1, 1)]
         paint(cover(*frames) * 0.12, rgb(200, 220, 235))
@@ -216,13 +216,13 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
     skin_shadow, hair_shadow = skin * (0.86, 0.74, 0.76), hair * (0.7, 0.68, 0.78)
     white = rgb(255, 255, 255)
 
-    def inked(cover: np.ndarray, colour: np.ndarray, hair: bool = False) -> None:
-        paint(cover, colour, hair)
+    def inked(cover: np.ndarray, colour: np.ndarray) -> None:
+        paint(cover, colour)
         paint(canvas.rim(cover), INK)
 
     paint(np.ones_like(canvas.x), wall)
     all_hair, forehead = cover(outer), cover(face)
-    inked(all_hair, hair_shadow, hair=True)
+    inked(all_hair, hair_shadow)
     neck = cover(mirrored(0.17, 0.4, 0.18, 0.88, 0.4, 1, 0.4, 1.6))
     inked(neck, skin)
     paint(neck * cover(face + (0, 0.1)), skin_shadow)
@@ -282,14 +282,14 @@ def _paint_anime(canvas: Canvas, factors: Factors) -> None:
         paint(cover(brow, line=0.03) * 0.9, hair_shadow * 0.7)
 
     front = all_hair * (1 - cover(window))
-    paint(front, hair, hair=True)
+    paint(front, hair)
     angle = np.linspace(-0.9, 0.9, 13)
     ring = np.stack([np.sin(angle) * ear * 1.07, -np.cos(angle) * 0.72 - 0.02], axis=1)
     jagged = ring * np.where(np.arange(13) % 2, 0.8, 0.9)[:, None]
     band = cover(np.concatenate([ring, jagged[::-1]]))
-    paint(front * band * 0.75, (hair + 255) / 2, hair=True)
+    paint(front * band * 0.75, (hair + 255) / 2)
     partings = [np.array((gap, gap * (0.75, 1) - (0, 0.16))) for gap in window[1:12:2]]
-    paint(front * cover(*partings, line=0.025) * 0.7, hair_shadow * 0.8, hair=True)
+    paint(front * cover(*partings, line=0.025) * 0.7, hair_shadow * 0.8)
     paint(canvas.rim(front), INK)
     if factors.glasses:
         frames = [canvas.surface(oval(s * 0.28, 0.14, 0.25, 0.225)) for s in (-1, 1)]
@@ -309,7 +309,7 @@ def _colours(factors: Factors, column: int) -> list[np.ndarray]:
 
 
 def _render(factors: Factors, style: str, image_size: int, texture_seed: int) -> Canvas:
-    """Paint one face; the canvas holds the picture and where its hair is."""
+    """Paint one face."""
     if style not in STYLES:
         raise ValueError(f"style {style!r}: must be one of {STYLES}")
     canvas = Canvas(factors, style, image_size)
@@ -329,11 +329,6 @@ def draw_face(
     """
     pixels = _render(factors, style, image_size, texture_seed).pixels
     return Image.fromarray(np.uint8(np.clip(pixels + 0.5, 0, 255)))
-
-
-def draw_mask(factors: Factors, style: str, image_size: int = 64) -> np.ndarray:
-    """Hair pixels (H, W) bool of that drawing, without those that something covers."""
-    return _render(factors, style, image_size, 0).hair > 0.5
 
 
 def draw_pairs(factors: Sequence[Factors], image_size: int = 64, columns: int = 10) -> Image.Image:

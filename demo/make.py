@@ -11,17 +11,15 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import PngImagePlugin
 from tqdm import tqdm
 
 from common.errors import UserError, one_line_errors
-from demo.drawing import STYLES, draw_face, draw_mask, draw_pairs
-from demo.factors import HAIR_COLOURS, Factors, sample_factors
+from demo.drawing import STYLES, draw_face, draw_pairs
+from demo.factors import Factors, sample_factors
 from storage.files import atomic_write
 from storage.locks import alone_in, remove_strays, sweep
 
@@ -128,53 +126,6 @@ def load_pairs(folder: Path) -> list[Factors]:
             f"{path}: no readable factors of a demo set; draw one with "
             f"`python -m demo.make --output {folder}`"
         ) from error
-
-
-def _oklab(colours: np.ndarray) -> np.ndarray:
-    """Convert sRGB (..., 3) in 0..255 to OKLab (..., 3), where distances are as the eye sees them.
-
-    Source: Björn Ottosson, "A perceptual color space for image processing" (2020).
-    """
-    rgb = colours / 255
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    to_cones = (0.4122, 0.5363, 0.0514), (0.2119, 0.6807, 0.1074), (0.0883, 0.2817, 0.63)
-    to_lab = (0.2105, 0.7936, -0.0041), (1.978, -2.4286, 0.4506), (0.0259, 0.7828, -0.8087)
-    return np.cbrt(linear @ np.transpose(to_cones)) @ np.transpose(to_lab)
-
-
-@cache
-def _reference_colours(style: str) -> np.ndarray:
-    """Median hair colours (6, 3) in OKLab, as drawn: light and shadow move them off the palette."""
-    medians = []
-    for name in HAIR_COLOURS:
-        face = Factors(0, 0, 0, 0, "fair", name, "medium", "side", "blue", "neutral", "sand", False)
-        drawn = np.stack([np.asarray(draw_face(face, style, texture_seed=i)) for i in range(5)])
-        medians.append(np.median(drawn[:, draw_mask(face, style)], axis=(0, 1)))
-    return _oklab(np.array(medians))
-
-
-def read_hair_colour(image: np.ndarray, factors: Factors, style: str) -> str:
-    """Name the hair colour of an image (H, W, 3) uint8 in the region where `factors` have hair."""
-    hair = np.median(image[draw_mask(factors, style, len(image))], axis=0)
-    distances = np.linalg.norm(_reference_colours(style) - _oklab(hair), axis=1)
-    return HAIR_COLOURS[int(distances.argmin())]
-
-
-def hair_agreement(
-    images: np.ndarray, factors: Sequence[Factors], style: str
-) -> tuple[float, float]:
-    """Share of images (N, H, W, 3) uint8 with the hair colour of their factors, and by chance.
-
-    Chance is the same share after a fixed shuffle of the factors: both the hair regions and the
-    colours looked for are then those of other faces.
-    """
-    order = torch.randperm(len(factors), generator=torch.Generator().manual_seed(0)).tolist()
-
-    def share(people: Sequence[Factors]) -> float:
-        pairs = zip(images, people, strict=True)
-        return float(np.mean([read_hair_colour(i, f, style) == f.hair_colour for i, f in pairs]))
-
-    return share(factors), share([factors[i] for i in order])
 
 
 @one_line_errors

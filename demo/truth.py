@@ -32,7 +32,6 @@ from demo.factors import (
     Factors,
     sample_factors,
 )
-from demo.make import _oklab
 
 COLOURS = {"hair_colour": HAIR, "skin": SKIN, "background": BACKGROUND, "eye_colour": EYES}
 SHAPES: dict[str, tuple] = {
@@ -92,6 +91,18 @@ def _blurred(pictures: np.ndarray, softness: float) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(one).filter(blur)) for one in pictures])
 
 
+def _oklab(colours: np.ndarray) -> np.ndarray:
+    """Convert sRGB (..., 3) in 0..255 to OKLab (..., 3), where distances are as the eye sees them.
+
+    Source: Björn Ottosson, "A perceptual color space for image processing" (2020).
+    """
+    rgb = colours / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_cones = (0.4122, 0.5363, 0.0514), (0.2119, 0.6807, 0.1074), (0.0883, 0.2817, 0.63)
+    to_lab = (0.2105, 0.7936, -0.0041), (1.978, -2.4286, 0.4506), (0.0259, 0.7828, -0.8087)
+    return np.cbrt(linear @ np.transpose(to_cones)) @ np.transpose(to_lab)
+
+
 def _colour_region(factors: Factors, drawn: np.ndarray, name: str, style: str) -> np.ndarray:
     """Pixels (H, W) bool, away from edges, that show the colour of one factor undimmed."""
     palette = np.array([colours[style == "anime"] for colours in COLOURS[name].values()])
@@ -142,16 +153,19 @@ def _read_shape(shown: np.ndarray, drawings: np.ndarray) -> np.ndarray:
     return explained.sum(axis=(1, 3)).argmax(axis=0) % len(drawings)
 
 
-def _read(shown: np.ndarray, factors: Factors, style: str) -> np.ndarray:
-    """Read all factors of images (K, H, W, 3) that should show one face -> (FACTORS, K)."""
+def _read(
+    shown: np.ndarray, factors: Factors, style: str, names: Sequence[str] = FACTORS
+) -> np.ndarray:
+    """Read factors of images (K, H, W, 3) that should show one face -> (names, K)."""
     size = shown.shape[1]
     drawn, values = _draw(factors, style, size), []
     smoothed = _blurred(shown, SOFTNESS[0])
-    for name in COLOURS:
-        region = _colour_region(factors, drawn, name, style)
-        values.append(_read_colour(shown, region, name, style))
-    for name, choices in SHAPES.items():
-        own = _value(factors, name)
+    for name in names:
+        if name in COLOURS:
+            region = _colour_region(factors, drawn, name, style)
+            values.append(_read_colour(shown, region, name, style))
+            continue
+        choices, own = SHAPES[name], _value(factors, name)
         drawings = [
             drawn if value == own else _draw(_changed(factors, name, value), style, size)
             for value in range(len(choices))
@@ -178,7 +192,7 @@ def _gallery(images: np.ndarray, i: int, factors: Factors, style: str) -> np.nda
 
 
 def factor_agreement(
-    images: np.ndarray, factors: Sequence[Factors], style: str
+    images: np.ndarray, factors: Sequence[Factors], style: str, names: Sequence[str] = FACTORS
 ) -> dict[str, dict[str, float]]:
     """Tell per factor how often images (N, H, H, 3) uint8 in a style show it -> shares in 0..1.
 
@@ -190,10 +204,10 @@ def factor_agreement(
     """
     _check(images, factors, style)
     read = np.stack(
-        [_read(_gallery(images, i, one, style), one, style) for i, one in enumerate(factors)]
-    )  # (N, FACTORS, K)
+        [_read(_gallery(images, i, one, style), one, style, names) for i, one in enumerate(factors)]
+    )  # (N, names, K)
     result = {}
-    for column, name in enumerate(FACTORS):
+    for column, name in enumerate(names):
         true = np.array([_value(one, name) for one in factors])
         right = read[:, column] == true[:, None]
         shares = np.mean([right[true == value].mean(axis=0) for value in np.unique(true)], axis=0)
@@ -203,6 +217,14 @@ def factor_agreement(
             "oracle": float(shares[1]),
         }
     return result
+
+
+def hair_agreement(
+    images: np.ndarray, factors: Sequence[Factors], style: str
+) -> tuple[float, float]:
+    """How often images (N, H, H, 3) uint8 have the hair colour of their factors, and of others'."""
+    found = factor_agreement(images, factors, style, ("hair_colour",))["hair_colour"]
+    return found["agreement"], found["shuffled"]
 
 
 def pixel_error(images: np.ndarray, factors: Sequence[Factors], style: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from PIL import Image
 from common.errors import UserError
 from demo import factors as factors_of
 from demo import make as demo_faces
-from demo.make import STYLES, Factors, draw_face, draw_mask, load_pairs, make_demo
+from demo.make import STYLES, Factors, draw_face, load_pairs, make_demo
 from storage.files import atomic_write
 
 PLAIN = Factors(0, 0, 0, 0, "fair", "brown", "medium", "side", "blue", "neutral", "sand", False)
@@ -45,20 +45,6 @@ def test_sampling_does_not_touch_the_global_generator():
     before = torch.get_rng_state()
     assert sampled(3) == sampled(3) != sampled(3, seed=1)
     assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_hair_colour_is_read_from_true_drawings_and_not_from_shuffled_ones(style):
-    factors = sampled(60)
-    images = np.stack([draw_face(one, style, texture_seed=i) for i, one in enumerate(factors)])
-    true, chance = demo_faces.hair_agreement(images, factors, style)
-    assert true >= 0.98
-    assert chance < 0.4
-
-
-def test_agreement_refuses_images_and_factors_of_different_number():
-    with pytest.raises(ValueError):
-        demo_faces.hair_agreement(np.zeros((2, 64, 64, 3), np.uint8), sampled(3), "anime")
 
 
 def test_the_two_styles_of_a_face_differ_more_than_two_textures_of_it():
@@ -109,28 +95,7 @@ def test_every_value_of_every_palette_is_drawn_in_its_own_colours():
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_hair_masks_cover_a_sane_share_and_grow_with_the_hair(style):
-    assert all(0.05 < draw_mask(one, style).mean() < 0.65 for one in sampled(20))
-    shares = [
-        draw_mask(replace(PLAIN, hair_length=length), style).mean()
-        for length in factors_of.HAIR_LENGTHS
-    ]
-    assert shares == sorted(shares)
-    assert shares[0] < 0.8 * shares[2]
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_a_hair_mask_is_where_only_the_hair_colour_changes_the_picture(style):
-    mask = draw_mask(PLAIN, style)
-    change = np.abs(pixels(PLAIN, style) - pixels(replace(PLAIN, hair_colour="grey"), style))
-    changed = change.mean(axis=2) > 30
-    assert (changed & mask).sum() > 0.75 * mask.sum()
-    assert (changed & ~mask).sum() < 0.1 * mask.sum()
-
-
-@pytest.mark.parametrize("style", STYLES)
 def test_other_image_sizes_show_the_same_face(style):
-    assert draw_mask(PLAIN, style, 128).shape == (128, 128)
     assert pixels(PLAIN, style, image_size=48).shape == (48, 48, 3)
     large = np.asarray(draw_face(PLAIN, style, 128).reduce(2), float)
     assert np.abs(large - pixels(PLAIN, style)).mean() < 6

@@ -16,6 +16,7 @@ from demo.truth import (
     _changed,
     _value,
     factor_agreement,
+    hair_agreement,
     pixel_error,
     truth_table,
 )
@@ -49,6 +50,13 @@ def test_every_factor_is_read_from_true_drawings_whatever_their_texture(style, n
     result = true_result(style)[name]
     assert result["agreement"] >= 0.95
     assert result["oracle"] >= 0.95
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_hair_read_alone_is_the_same_figure(style):
+    hair = true_result(style)["hair_colour"]
+    found = hair_agreement(drawings(people(), style), people(), style)
+    assert found == (hair["agreement"], hair["shuffled"])
 
 
 @pytest.mark.parametrize("style", STYLES)
