@@ -62,7 +62,7 @@ DEMO_DEFAULTS = {
     "ema": 0.99,
 }
 # What these were before they were options, or before their defaults changed: older checkpoints.
-BEFORE = {"generator": "resnet", "shift": 0, "warm_steps": 0}
+BEFORE = {"generator": "resnet", "shift": 0, "warm_steps": 0, "cycle_pool": 1}
 # A checkpoint holds nets of these shapes; --resume cannot change them.
 ARCHITECTURE = (
     "model",

@@ -92,8 +92,8 @@ class CycleGANModel(TranslationModel):
         losses = {
             "G_A": generator_loss(opt.gan_mode, self.run(self.netD_B, self._shifted(self.fake_B))),
             "G_B": generator_loss(opt.gan_mode, self.run(self.netD_A, self._shifted(self.fake_A))),
-            "cycle_A": opt.lambda_A * cycle_loss(self.rec_A, self.real_A),
-            "cycle_B": opt.lambda_B * cycle_loss(self.rec_B, self.real_B),
+            "cycle_A": opt.lambda_A * cycle_loss(self.rec_A, self.real_A, opt.cycle_pool),
+            "cycle_B": opt.lambda_B * cycle_loss(self.rec_B, self.real_B, opt.cycle_pool),
         }
         if opt.lambda_idt:
             weight_A, weight_B = opt.lambda_idt * opt.lambda_A, opt.lambda_idt * opt.lambda_B

@@ -95,11 +95,16 @@ def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     return padded[..., down : down + height, right : right + width]
 
 
-def cycle_loss(rec: Tensor, real: Tensor) -> Tensor:
-    """Mean absolute error of an image after a translation there and back.
+def cycle_loss(rec: Tensor, real: Tensor, pool: int = 1) -> Tensor:
+    """Mean absolute error of an image after a translation there and back: (B, 3, H, W) -> scalar.
 
-    Source: Zhu et al. 2017 (CycleGAN), section 3.2.
+    Of means over squares of `pool` pixels: colours and layout must come back, single strokes need
+    not. A translation that must return all of them hides them in what it draws (Chu et al. 2017).
+
+    Source: Zhu et al. 2017 (CycleGAN), section 3.2, where pool is 1.
     """
+    if pool > 1:
+        rec, real = (F.avg_pool2d(x, pool, ceil_mode=True) for x in (rec, real))
     return F.l1_loss(rec, real)
 
 

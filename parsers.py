@@ -108,6 +108,12 @@ def train_parser() -> OneLineParser:
         help="weight of the cycle person -> anime -> person",
     )
     losses.add_argument(
+        "--cycle_pool",
+        type=whole(1, 64),
+        default=4,
+        help="compare images after a cycle by means over squares of N pixels; 1: pixel by pixel",
+    )
+    losses.add_argument(
         "--lambda_idt",
         type=number(0),
         default=0.5,
@@ -125,7 +131,6 @@ def train_parser() -> OneLineParser:
     losses.add_argument(
         "--pool_size", type=whole(0), default=50, help="earlier fakes that D is also shown; 0 = off"
     )
-
     losses.add_argument(
         "--shift", type=whole(0, 64), default=4, help="move what D sees by up to N pixels; 0 = off"
     )

@@ -36,8 +36,8 @@ from arguments import train_options
 from common.device import tune_backends
 from common.tensors import to_float, to_uint8
 from dataset import ImageArray, UnpairedBatches, load_folder
-from demo.make import hair_agreement, load_pairs, make_demo
-from demo.truth import factor_agreement, pixel_error
+from demo.make import load_pairs, make_demo
+from demo.truth import factor_agreement, hair_agreement, pixel_error
 from dtn.model import DTNModel
 from evaluation import metrics
 from evaluation.attributes import judged, labels_of, read_attributes, train_classifier
@@ -75,7 +75,7 @@ FACES = (*MAIN, *AUTHOR, "no identity loss", "dtn")
 TRUE_PAIRS = 100  # of the demo's 200: reading the factors of more takes longer than training
 SHOWN = ("hair_colour", "skin", "background", "turn", "glasses", "hair_length", "mouth")
 BATCHES = "--batch_size 8 --ngf 16 --ndf 16 --lr_G 4e-4 --ema 0.99"
-CYCLEGAN = "--lambda_idt 0.5 --shift 0 --warm_steps 0"
+CYCLEGAN = "--lambda_idt 0.5 --shift 0 --warm_steps 0 --cycle_pool 1"
 RESNET8 = "--generator resnet8 --n_blocks 4"
 DIRECTIONS = (("BtoA", "person", "anime"), ("AtoB", "anime", "person"))
 

@@ -32,6 +32,8 @@ ROWS = {
     "default": "",
     "no warm start": "--warm_steps 0",
     "no shift": "--shift 0",
+    "cycle_pool 1": "--cycle_pool 1",
+    "cycle_pool 8": "--cycle_pool 8",
     "lr_G 2e-4": "--lr_G 2e-4",
     "ndf 32": "--ndf 32",
     "ndf 64": "--ndf 64",

@@ -297,7 +297,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options, train_flags = parser.parse_known_args()
     # Without the identity loss, two passes more, work is the 56 GFLOP that other code also does.
-    train_flags = ["--generator", "resnet", "--lambda_idt", "0", "--shift", "0", *train_flags]
+    plain = "--generator resnet --lambda_idt 0 --shift 0 --cycle_pool 1"
+    train_flags = [*plain.split(), *train_flags]
     train_flags += ["--compile"] if options.compile else []
     tune_backends()  # for both forms, as the well-known code does
     opt, _ = train_options([*train_flags, "--batch_size", options.batch_size])

@@ -32,7 +32,7 @@ from translation_model import NonFiniteLoss
 REFERENCE = (
     "--generator resnet --ngf 64 --n_blocks 6 --gan_mode lsgan --discriminator patch "
     "--ndf 64 --no-spectral_norm --batch_size 1 --lr_G 2e-4 --lr_D 2e-4 --beta1 0.5 "
-    "--beta2 0.999 --ema 0 --amp off --warm_steps 0 --shift 0"
+    "--beta2 0.999 --ema 0 --amp off --warm_steps 0 --shift 0 --cycle_pool 1"
 )
 RUNS = {"reference": REFERENCE, "ours": DEFAULT}
 DEMO = "--ngf 16 --ndf 16 --n_blocks 4"  # for both, on drawn faces

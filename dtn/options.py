@@ -12,6 +12,7 @@ CYCLEGAN_ONLY = (
     "n_blocks",
     "lambda_A",
     "lambda_B",
+    "cycle_pool",
     "lambda_idt",
     "lambda_gp",
     "clip_value",

@@ -188,7 +188,7 @@ def test_compile_with_data_parallel_is_refused(monkeypatch):
 
 def test_a_run_of_an_older_version_goes_on_as_it_was():
     saved = vars(train_options(["--generator", "resnet"])[0])
-    for key in ("generator", "shift", "warm_steps"):
+    for key in ("generator", "shift", "warm_steps", "cycle_pool"):
         del saved[key]
     opt = resumed_options(saved, {}, "old.pth")
-    assert (opt.generator, opt.shift, opt.warm_steps) == ("resnet", 0, 0)
+    assert (opt.generator, opt.shift, opt.warm_steps, opt.cycle_pool) == ("resnet", 0, 0, 1)

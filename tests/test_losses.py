@@ -117,6 +117,19 @@ def test_cycle_and_identity_are_mean_absolute_errors():
     assert cycle_loss(a, b).item() == identity_loss(a, b).item() == 0.25
 
 
+def test_a_pooled_cycle_does_not_ask_for_strokes_but_for_colours():
+    stripes = torch.tensor([0.5, -0.5]).repeat(1, 3, 8, 4)  # of one pixel each: (1, 3, 8, 8)
+    assert cycle_loss(stripes, torch.zeros_like(stripes)).item() == 0.5
+    assert cycle_loss(stripes, torch.zeros_like(stripes), pool=4).item() == 0
+    assert cycle_loss(stripes + 0.25, stripes, pool=4).item() == 0.25
+
+
+def test_a_pooled_cycle_sees_the_edge_of_an_image_that_is_no_multiple():
+    a, b = torch.zeros(2, 1, 3, 6, 6).unbind()
+    b[..., 4:, 4:] = 1  # one square of 2x2 pixels of four squares
+    assert cycle_loss(a, b, pool=4).item() == 0.25
+
+
 # ---- DTN ---------------------------------------------------------------------------------------
 
 
