@@ -1,0 +1,31 @@
+"""docs/example.py: a random sample of generated tiles, and nothing else."""
+
+import shutil
+
+import numpy as np
+from conftest import ROOT
+from PIL import Image
+
+SCRIPT = ROOT / "docs/example.py"
+FOLDERS = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
+
+
+def test_the_sample_hangs_on_its_seed_and_shows_no_input(workplace, script):
+    grids = {}
+    for name, seed in (("a", 0), ("again", 0), ("b", 1)):
+        done = script(SCRIPT, *FOLDERS, "--count", 3, "--seed", seed, "--output", f"{name}.png")
+        assert done.code == 0, done.err
+        grids[name] = np.asarray(Image.open(f"{name}.png"))
+    assert grids["a"].shape[:2] == (4 * 66 + 2, 3 * 66 + 2)
+    assert (grids["a"] == grids["again"]).all() and (grids["a"] != grids["b"]).any()
+
+    tiles = [grids["a"][y : y + 64, x : x + 64] for y in range(2, 264, 66) for x in (2, 68, 134)]
+    for path in workplace.glob("data/*/*.png"):
+        image = np.asarray(Image.open(path), int)
+        assert min(np.abs(image - tile).mean() for tile in tiles) > 2, path
+
+
+def test_an_empty_folder_is_named(workplace, script):
+    shutil.rmtree("data/person")
+    done = script(SCRIPT, *FOLDERS)
+    assert done.code == 2 and "--domain_B_path" in done.err
