@@ -33,7 +33,6 @@ from losses import (
     total,
 )
 from networks import build_discriminator, build_generator
-from storage.validate import unfit_weight
 from translation_model import TranslationModel, lr_factor
 
 GENERATORS = {"AtoB": "netG_A", "BtoA": "netG_B"}  # by direction
@@ -206,13 +205,8 @@ class CycleGANModel(TranslationModel):
     def load_state_dict(self, state: dict) -> None:
         """Take up a state_dict() of a model with the same options."""
         super().load_state_dict(state)
-        for key in ("pool_A", "pool_B"):
-            images, size = state[key][: self.opt.pool_size], self.opt.image_size
-            if reason := unfit_weight({key: images}):
-                raise ValueError(reason)
-            if len(images) and images.shape[1:] != (3, size, size):
-                raise ValueError(f"{key} holds no images of {size} pixels")
-            getattr(self, key).images = images.to(self.device)
+        self.pool_A.images = state["pool_A"][: self.opt.pool_size].to(self.device)
+        self.pool_B.images = state["pool_B"][: self.opt.pool_size].to(self.device)
 
 
 class ImagePool:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from common import distributed
 from common.errors import UserError
 from self_attention import SelfAttention
-from storage.validate import unfit_weight
 
 
 class NonFiniteLoss(UserError):
@@ -291,29 +290,16 @@ class TranslationModel:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up a state_dict() of a model with the same options.
-
-        Raises one of storage.validate.LOAD_ERRORS if it is of another model, or not finite.
-        """
-        self.load_nets(state["nets"])
-        for name in ("optimizer_G", "optimizer_D"):
-            _load_optimizer(getattr(self, name), state[name])
-        if type(state["steps"]) is not int or state["steps"] < 0:
-            raise ValueError(f"steps {state['steps']!r:.50}")
+        """Take up a state_dict() of a model with the same options; see validate.refuse_misfit."""
+        for name, net in self.nets.items():
+            net.load_state_dict(state["nets"][name])
+        _load_moments(self.optimizer_G, state["optimizer_G"])
+        _load_moments(self.optimizer_D, state["optimizer_D"])
         self.steps = state["steps"]
         if distributed.rank() == 0:
             self.generator.set_state(state["generator"])
         else:
             self.generator.manual_seed(self.opt.seed + 1_000_003 * distributed.rank() + self.steps)
-
-    def load_nets(self, states: dict[str, dict]) -> None:
-        """Load the weights of the nets that this model has."""
-        if states.keys() != self.nets.keys():
-            raise ValueError(f"its nets are {', '.join(map(str, states))}")
-        for name, net in self.nets.items():
-            if reason := unfit_weight(states[name]):
-                raise ValueError(f"{name}: {reason}")
-            net.load_state_dict(states[name])
 
 
 def fastest_memory_format(opt: Namespace) -> torch.memory_format:
@@ -323,20 +309,10 @@ def fastest_memory_format(opt: Namespace) -> torch.memory_format:
     return torch.channels_last if opt.amp == "bf16" and matrix_units else torch.contiguous_format
 
 
-def _load_optimizer(optimizer: torch.optim.Adam, state: dict) -> None:
+def _load_moments(optimizer: torch.optim.Adam, state: dict) -> None:
     """Give Adam its moments back. All else of its state comes from the options."""
-    group = optimizer.state_dict()["param_groups"][0]
-    parameters = optimizer.param_groups[0]["params"]
-    if len(state["param_groups"][0]["params"]) != len(parameters):
-        raise ValueError("an optimizer of other nets")
-    for number, moments in state["state"].items():
-        shape = parameters[number].shape
-        shapes = {"step": torch.Size(()), "exp_avg": shape, "exp_avg_sq": shape}
-        if {key: value.shape for key, value in moments.items()} != shapes:
-            raise ValueError(f"moments of weight {number} of an optimizer have other shapes")
-        if reason := unfit_weight(moments):
-            raise ValueError(f"moments of weight {number}: {reason}")
-    optimizer.load_state_dict({"state": state["state"], "param_groups": [group]})
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     # It keeps the file's strides, but fused Adam goes through weights and moments in memory order.
     for parameter, moments in optimizer.state.items():
         for key in ("exp_avg", "exp_avg_sq"):

@@ -4,7 +4,9 @@ import argparse
 import math
 import reprlib
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.errors import UserError
@@ -85,6 +87,50 @@ def as_checkpoint(path: Path, state: object) -> dict:
                 f"{path}: its {key} {shown(state[key])} cannot be; use another checkpoint"
             )
     return state
+
+
+def refuse_misfit(path: Path, state: dict, model: Any) -> None:
+    """Raise UserError unless a model can take up a state that was read from a file.
+
+    model: the TranslationModel of the file's options. The state must have its keys, shapes and
+    types, and finite numbers; but Adam may have no moments yet, and a pool any number of images.
+    """
+    try:
+        if state["nets"].keys() != model.nets.keys():
+            raise ValueError(f"its nets are {shown(list(state['nets']))}")
+        for name, net in model.nets.items():
+            _refuse_unlike(name, state["nets"][name], net.state_dict())
+        for name in ("optimizer_G", "optimizer_D"):
+            weights = dict(enumerate(getattr(model, name).param_groups[0]["params"]))
+            if len(state[name]["param_groups"][0]["params"]) != len(weights):
+                raise ValueError(f"{name} is of other nets")
+            for number, found in state[name]["state"].items():
+                own = dict.fromkeys(("exp_avg", "exp_avg_sq"), weights[number])
+                _refuse_unlike(f"{name}.{number}", found, {"step": torch.zeros(()), **own})
+        for name in ("pool_A", "pool_B") if hasattr(model, "pool_A") else ():
+            if count := state[name].shape[0]:
+                shape = count, 3, model.opt.image_size, model.opt.image_size
+                _refuse_unlike(name, {"it": state[name]}, {"it": torch.empty(shape, device="meta")})
+        torch.Generator().set_state(state["generator"])
+        if not _is_count(state["steps"]):
+            raise ValueError(f"steps {shown(state['steps'])}")
+    except LOAD_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: does not fit its own options ({reason})") from error
+
+
+def _refuse_unlike(name: str, found: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise ValueError unless tensors are finite and of the keys, shapes and types of others."""
+    if reason := unfit_weight(found):
+        raise ValueError(f"{name}: {reason}")
+    if found.keys() != own.keys():
+        raise ValueError(f"{name} lacks or has too much: {shown(list(found.keys() ^ own.keys()))}")
+    for key, tensor in own.items():
+        if (found[key].dtype, found[key].shape) != (tensor.dtype, tensor.shape):
+            raise ValueError(
+                f"{name}: {key} is {found[key].dtype} {list(found[key].shape)}, and the model's is "
+                f"{tensor.dtype} {list(tensor.shape)}"
+            )
 
 
 def shown(value: object) -> str:

@@ -42,7 +42,7 @@ from pictures.splits import held_out_is_other, refuse_changes
 from storage.checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
 from storage.files import atomic_write
 from storage.locks import alone_in, remove_strays
-from storage.validate import LOAD_ERRORS
+from storage.validate import LOAD_ERRORS, refuse_misfit
 from training.data import TrainingData
 from training.logbook import (
     append_line,
@@ -192,11 +192,8 @@ class Run:
 
     def _restore(self, saved: dict) -> None:
         """Go on where a checkpoint stopped. Raises UserError if the model cannot take it up."""
-        try:
-            self.model.load_state_dict(saved["model"])
-        except LOAD_ERRORS as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{self.latest}: does not fit its own options ({reason})") from error
+        refuse_misfit(self.latest, saved["model"], self.model)
+        self.model.load_state_dict(saved["model"])
         self.epoch, self.batch, self.best = saved["epoch"], saved["batch"], saved.get("best")
         self.totals.update(saved["totals"])
         data = self.data
