@@ -150,9 +150,9 @@ def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
 
 
 def defaults_beside(options: dict) -> dict:
-    """Defaults of train.py for a run of these options, on whose model, mode and --demo they hang.
+    """Defaults of train.py for a run of these options: they depend on --model, --gan_mode, --demo.
 
-    For these three what they are if not given, as which values that none of them has count too.
+    Of these three an unknown value counts as not given, and each has its own default in the result.
     """
     flags = ["--demo"] if options.get("demo") is True else []
     for key, known in (("model", dtn_options.MODELS), ("gan_mode", GAN_MODES)):

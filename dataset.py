@@ -29,8 +29,6 @@ from storage.files import atomic_write
 from storage.locks import alone_in, sweep
 
 CPU = torch.device("cpu")
-
-
 CACHE_FORMAT = 2  # raise it when load_image changes what it returns, or the index what it holds
 
 
@@ -176,6 +174,9 @@ def build_cache(
     return index | {"content": content.hexdigest()}
 
 
+# ---- batches of two domains --------------------------------------------------------------------
+
+
 class UnpairedBatches:
     """Batches of two unpaired domains, each a pure function of (seed, step).
 
@@ -225,9 +226,8 @@ class UnpairedBatches:
             )
         self.steps_per_epoch = max(n_A, n_B) // batch_size
         self.places: dict[str, Tensor] = {}  # of the rows that moved to the device, among these
-        self.on_device = device.type == "cuda" and self.move_to_device()
         self.prefetcher = None
-        if device.type == "cuda" and not self.on_device:
+        if device.type == "cuda" and not self.move_to_device():
             self.prefetcher = ThreadPoolExecutor(1)
             self.ahead: tuple[int, Future] | None = None
 
@@ -236,15 +236,12 @@ class UnpairedBatches:
         size = sum(len(self.indices[d]) * self.images[d][0].nbytes for d in "AB")
         free, _ = torch.cuda.mem_get_info(self.device)
         fits = size < free / 4
-        say(
-            f"images: {size >> 20} MiB, "
-            + (
-                f"held on {self.device}"
-                if fits
-                else "read from the "
-                f"cache for every batch, since {self.device} has {free >> 20} MiB free"
-            )
-        )
+        if fits:
+            where = f"held on {self.device}"
+        else:
+            why = f"since {self.device} has {free >> 20} MiB free"
+            where = f"read from the cache for every batch, {why}"
+        say(f"images: {size >> 20} MiB, {where}")
         if fits:
             for domain, rows in self.indices.items():
                 images = np.ascontiguousarray(self.images[domain][rows.numpy()])

@@ -1,6 +1,6 @@
-"""The objectives, as free functions: adversarial (a branch per --gan_mode), penalty, cycle, DTN's.
+"""The losses as free functions: adversarial (a branch per --gan_mode), penalty, cycle, identity.
 
-| gan_mode | D minimises                                | G minimises          | D is held by     |
+| gan_mode | D minimises                                | G minimises          | D regularised by |
 | -------- | ------------------------------------------ | -------------------- | ---------------- |
 | sn       | max(0, 1 - D(real)) + max(0, 1 + D(fake))  | -D(fake)             | spectral norm    |
 | sn+gp    | D(fake) - D(real) + lambda_gp * penalty    | -D(fake)             | both             |
@@ -44,7 +44,7 @@ def discriminator_loss(gan_mode: str, pred_real: Tensor, pred_fake: Tensor) -> T
 
 
 def generator_loss(gan_mode: str, pred_fake: Tensor) -> Tensor:
-    """Scalar that G minimises: how far D is from taking its images for real."""
+    """Scalar that G minimises; logits of any shape. Sources as in discriminator_loss."""
     if gan_mode == "sn" or gan_mode in WASSERSTEIN_MODES:
         return -pred_fake.mean()
     if gan_mode == "lsgan":
@@ -82,10 +82,10 @@ def gradient_penalty(
 def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     """Move a batch (B, 3, H, W) by up to `pixels` each way, as one; mirrored pixels fill the edge.
 
-    The way is drawn uniformly with `generator` (a CPU one), so that D cannot learn by heart.
+    The offset is drawn uniformly with `generator` (a CPU one), so that D cannot memorise images.
 
-    Source: Zhao et al. 2020 (DiffAugment), section 3, the translation alone, and one for a batch:
-    changed colours would unlearn those of hair.
+    Source: Zhao et al. 2020 (DiffAugment), section 3: of its augmentations the translation alone,
+    since changed colours would unlearn those of hair, and one offset for a batch.
     """
     if not pixels:
         return images

@@ -53,10 +53,8 @@ class TranslationModel:
     def _add_optimizers(self, generators: tuple[str, ...], discriminators: tuple[str, ...]) -> None:
         """Prepare for training the nets of these names."""
         opt = self.opt
-        # All further chance: a CPU generator, whose state a checkpoint keeps.
-        self.generator = torch.Generator().manual_seed(opt.seed)
-        if distributed.rank():
-            self.generator.manual_seed(opt.seed + 1_000_003 * distributed.rank())
+        # All further randomness: a CPU generator, of its own in each process.
+        self.generator = torch.Generator().manual_seed(opt.seed + 1_000_003 * distributed.rank())
         betas = opt.beta1, opt.beta2
         self._trained_names = generators, discriminators
         parameters_G, parameters_D = (
@@ -298,7 +296,7 @@ class TranslationModel:
         self.steps = state["steps"]
         if distributed.rank() == 0:
             self.generator.set_state(state["generator"])
-        else:
+        else:  # a checkpoint holds rank 0's alone
             self.generator.manual_seed(self.opt.seed + 1_000_003 * distributed.rank() + self.steps)
 
 

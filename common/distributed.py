@@ -54,7 +54,7 @@ def start(gpu_ids: list[int], batch_size: int) -> list[int]:
 
 
 def stop() -> None:
-    """Leave the other processes in peace."""
+    """Destroy the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -43,7 +43,7 @@ class DTNModel(TranslationModel):
 
     Source: Taigman et al. 2017, "Unsupervised cross-domain image generation", sections 3 and 4.
     Ours differs: f's features are taken relative to their domain's (encoder.DomainFeatures), and
-    the nets are SAGAN's (Zhang et al. 2019), held by spectral norm.
+    the nets are SAGAN's (Zhang et al. 2019), with spectral norm.
     """
 
     def __init__(self, opt: Namespace, encoder: AnyEncoder, training: bool = True) -> None:

@@ -29,7 +29,7 @@ def realism(net: FeatureNet, inputs: Tensor, fakes: Tensor, real: Tensor, seed: 
     "baselines" and of other real images ("floor"), and "detail", how much of the inputs' fine
     structure the outputs keep.
     """
-    n = min(len(fakes), len(real))  # of all sets alike: the bias of FD hangs on it
+    n = min(len(fakes), len(real))  # of all sets alike: the bias of FD depends on it
     inputs, fakes, real = inputs[:n], fakes[:n], real[:n]
     rows = embed(net, real)
     return {

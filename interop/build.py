@@ -1,4 +1,4 @@
-"""Which model --model names."""
+"""Build the model chosen by --model, and refuse files whose options claim far larger nets."""
 
 from argparse import Namespace
 from pathlib import Path

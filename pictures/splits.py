@@ -52,7 +52,7 @@ def refuse_changes(given: dict, saved: dict, name: str) -> None:
         if saved["batch"] and given.get(key, before.get(key)) != before.get(key):
             raise UserError(
                 f"--{key} {given[key]}: {name} stopped in the middle of an epoch, whose order "
-                f"hangs on it; resume with {before.get(key)}, and change it after the epoch's end"
+                f"depends on it; resume with {before.get(key)}, and change it after the epoch's end"
             )
 
 

@@ -223,6 +223,3 @@ def _check_legacy(file: BinaryIO, size: int) -> None:
         place += 8 + storage.size * storage.item
     if place != size:
         raise Damaged("it ends too early" if place > size else "it goes on behind its end")
-
-
-# ---- pickles -----------------------------------------------------------------------------------

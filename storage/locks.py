@@ -144,7 +144,7 @@ def _remove_of_the_dead(temporaries: list[tuple[Path, int]]) -> None:
 
 def _lives(pid: int) -> bool:
     if pid == os.getpid():
-        return False  # an earlier one: numbers come again, soonest in containers
+        return False  # an earlier one: PIDs are reused, soonest in containers
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
