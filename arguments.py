@@ -17,7 +17,7 @@ from dtn import options as dtn_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
 from parsers import test_parser, train_parser
-from storage.validate import check_read
+from storage.validate import check_options
 
 # An option of one model; of a run that starts from a file the weights are there already.
 CYCLEGAN, DTN = only(model=("cyclegan",)), only(model=("dtn",))
@@ -108,7 +108,7 @@ def resumed_options(saved: dict, given: dict, source: object = "the file") -> Na
     defaults = vars(train_parser().parse_args([]))
     # A checkpoint of an older version may lack options, one of a newer may have more.
     saved = {key: saved.get(key, default) for key, default in (defaults | BEFORE).items()}
-    check_read(train_parser(), saved, source)
+    check_options(train_parser(), saved, source)
     for key in ARCHITECTURE:
         if key == "ema" and key in given and bool(given[key]) == bool(saved[key]):
             continue  # another decay is no other architecture

@@ -101,24 +101,6 @@ def add_spectral_norm(net: nn.Module) -> None:
             module.__class__ = _SpectralNormInFp32
 
 
-def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load the weights of another net, with spectral norm or without it, into this one.
-
-    Weights without it, where this net has it, get their singular vectors here. Raises RuntimeError
-    if a key or shape differs.
-    """
-    state = dict(state)
-    for name, norm in net.named_modules():
-        layer, _, _ = name.rpartition(".parametrizations.weight.0")
-        if isinstance(norm, _SpectralNorm) and f"{layer}.weight" in state:
-            weight = state.pop(f"{layer}.weight")
-            rows = weight.movedim(norm.dim, 0).flatten(1)
-            left, _, right = torch.linalg.svd(rows, full_matrices=False)
-            state |= {f"{layer}.parametrizations.weight.original": weight}
-            state |= {f"{name}._u": left[:, 0], f"{name}._v": right[0]}
-    net.load_state_dict(state)
-
-
 class _SpectralNormInFp32(_SpectralNorm):
     """torch's spectral norm, out of reach of autocast: its power iteration fails in bf16."""
 

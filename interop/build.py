@@ -50,7 +50,7 @@ def make_model(
     return DTNModel(opt, encoder, training)
 
 
-def check_size(
+def refuse_oversized(
     opt: Namespace, nets: dict[str, dict[str, Tensor]], encoder_options: dict | None, path: Path
 ) -> None:
     """Raise UserError if nets of these options are far larger than the weights in a file, `path`.

@@ -3,15 +3,16 @@
 from argparse import Namespace
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from arguments import resumed_options
 from common import distributed
 from common.errors import UserError
 from cyclegan_model import GENERATORS
-from interop.build import check_size, make_model
+from interop.build import make_model, refuse_oversized
 from interop.layouts import ORIGINAL, ORIGINAL_NAMES, PUBLISHED, Found, read_generators
-from networks import load_weights
 from storage.checkpoint import ROOT, find_checkpoint
 from storage.validate import LOAD_ERRORS, shown
 from translation_model import TranslationModel
@@ -61,11 +62,11 @@ def load_generators(
     direction: str | None = None,
     image_size: int | None = None,
 ) -> tuple[TranslationModel, Found]:
-    """A model that translates, made of any file or folder in the table above, and what it holds.
+    """A model that translates, made of any file or folder that layouts.py lists, and its content.
 
-    direction: which one the model shall translate, where that is just one; for a file that does
-    not tell its own, it does. image_size overrides the file's. The model's `opt` are the options
-    that it was rebuilt from and its `directions` those that it can translate. Raises UserError.
+    direction: the one to translate, if only one; also that of a file which does not record its own.
+    image_size overrides the file's. The model's `opt` are the options that it was rebuilt from, its
+    `directions` those that it can translate. Raises UserError.
     """
     found = read_generators(path, direction)
     if found.options.get("model") == "dtn":
@@ -77,14 +78,15 @@ def load_generators(
             f"--direction {direction}: {path} holds only the generator for {held[0]}; "
             "name another file"
         )
-    # The patch discriminator, which is not made here, takes almost any image size.
+    # The patch discriminator, which is not made here, takes almost any image size. Where weights
+    # were averaged, the averages are in found.nets already.
     saved = {"image_size": 256, "discriminator": "patch", **found.options, "ema": 0.0}
     if image_size:
         saved |= {"image_size": image_size, "discriminator": "patch"}
     here = {"gpu_ids": ",".join(map(str, gpu_ids)) or "-1", "amp": "off", "compile": False}
     try:
         opt = resumed_options(saved, here, path)
-        check_size(opt, found.nets, found.encoder_options, path)
+        refuse_oversized(opt, found.nets, found.encoder_options, path)
         model = make_model(opt, training=False, saved={"encoder_options": found.encoder_options})
     except LOAD_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -136,7 +138,7 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
     }
     try:
         new = resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given, found.path)
-        check_size(new, found.nets, None, found.path)
+        refuse_oversized(new, found.nets, None, found.path)
         return new
     except UserError as error:
         brought = ", ".join(f"{key} {shown(value)}" for key, value in (taken | shape).items())
@@ -174,7 +176,7 @@ def start_from(model: TranslationModel, found: Found) -> None:
 
 def _load(found: Found, name: str, net: nn.Module) -> None:
     try:
-        load_weights(net, found.nets[name])
+        net.load_state_dict(_spectral_normed(found.nets[name], net))
     except (RuntimeError, IndexError) as error:
         reason = " ".join(str(error).split())  # names all keys missing, left over, of other shape
         for theirs, ours in ORIGINAL_NAMES.items() if found.about == ORIGINAL else ():
@@ -183,6 +185,20 @@ def _load(found: Found, name: str, net: nn.Module) -> None:
             f"{found.path}: {name} is not of the architecture that its options or "
             f"shapes tell: {reason}; use another checkpoint"
         ) from error
+
+
+def _spectral_normed(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """The same weights with singular vectors, where a net has spectral norm and they have none."""
+    weights = dict(weights)
+    for name, norm in net.named_modules():
+        layer = name.removesuffix(".parametrizations.weight.0")
+        if isinstance(norm, _SpectralNorm) and f"{layer}.weight" in weights:
+            weight = weights.pop(f"{layer}.weight")
+            rows = weight.movedim(norm.dim, 0).flatten(1)
+            left, _, right = torch.linalg.svd(rows, full_matrices=False)
+            weights |= {f"{layer}.parametrizations.weight.original": weight}
+            weights |= {f"{name}._u": left[:, 0], f"{name}._v": right[0]}
+    return weights
 
 
 def shape_options(options: dict, net: str) -> dict:

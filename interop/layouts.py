@@ -28,9 +28,9 @@ from torch.nn.functional import normalize
 
 from common.errors import UserError
 from cyclegan_model import GENERATORS
-from storage.checkpoint import load_checkpoint, read_or_point_beside
+from storage.checkpoint import load_checkpoint, read_or_suggest
 from storage.files import read_tensors
-from storage.validate import as_checkpoint, shown, unfit_weight
+from storage.validate import LOAD_ERRORS, as_checkpoint, shown, unfit_weight
 
 PUBLISHED = {"AtoB": "anime_to_person.pth", "BtoA": "person_to_anime.pth"}
 PUBLISHED_FORMAT = 1
@@ -58,7 +58,7 @@ WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # of nn.DataParallel and tor
 class Found:
     """What a file of generators holds, in our own terms.
 
-    options: those of train.py that it tells, all of them for a run; nets: float32 weights by net,
+    options: those of train.py that it records, a run all of them; nets: float32 weights by net,
     netG_A (anime to person) and netG_B without spectral norm, averaged where they were, and of a
     run also netD_A and netD_B; about: a few words for people; data: fingerprints of the folders
     that it was trained on; held_out: names of the images in them that it was not. A run of --model
@@ -79,14 +79,14 @@ class Found:
 def read_generators(path: Path, direction: str | None = None) -> Found:
     """Read any of the layouts above onto the CPU. Raises UserError.
 
-    direction: that of a single file of pytorch-CycleGAN-and-pix2pix, which does not tell.
+    direction: that of a single file of pytorch-CycleGAN-and-pix2pix, which does not record it.
     """
     path = Path(path)
     if path.is_dir():
         return _folder(path, direction)
     if not path.is_file():
         load_checkpoint(path)  # raises: says which runs there are
-    state = read_or_point_beside(path)
+    state = read_or_suggest(path)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise UserError(f"{path}: holds no weights by name; use a file of generators")
     if "published" in state:
@@ -98,7 +98,7 @@ def read_generators(path: Path, direction: str | None = None) -> Found:
     if any(WRAPPERS.sub("", key).startswith("model.") for key in state):
         if direction is None:
             raise UserError(
-                f"{path}: a generator of pytorch-CycleGAN-and-pix2pix, which does not tell its "
+                f"{path}: a generator of pytorch-CycleGAN-and-pix2pix, which does not record its "
                 "direction; give --direction AtoB (anime to person) or BtoA, or name a folder "
                 "with latest_net_G_A.pth and latest_net_G_B.pth"
             )
@@ -139,34 +139,30 @@ def _folder(folder: Path, direction: str | None) -> Found:
 
 def _run(path: Path, state: dict) -> Found:
     """A checkpoint of train.py, with the discriminators."""
+    nets = state["model"]["nets"]
+    averaged = any(name.endswith("_ema") for name in nets)
+    weights = {
+        name: _floats(path, nets.get(f"{name}_ema", weights))
+        for name, weights in nets.items()
+        if not name.endswith("_ema")
+    }
     try:
-        nets = state["model"]["nets"]
-        averaged = any(name.endswith("_ema") for name in nets)
-        weights = {
-            name: _floats(path, nets.get(f"{name}_ema", weights))
-            for name, weights in nets.items()
-            if not name.endswith("_ema")
-        }
         for name in GENERATORS.values():
             _divide_out_spectral_norm(weights.get(name, {}))
-        options, steps = dict(state["options"]), state["model"]["steps"]
-        encoder_options = state["model"].get("encoder_options")
-        if type(steps) is not int or not isinstance(encoder_options, dict | None):
-            raise TypeError("steps or encoder_options")
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+    except LOAD_ERRORS as error:
         raise UserError(
-            f"{path}: a checkpoint that lacks or mixes up {error}; use another one"
+            f"{path}: a generator's spectral norm lacks or mixes up {error}; use another checkpoint"
         ) from error
     about = f"epoch {state['epoch']}, {'averaged weights' if averaged else 'weights as trained'}"
     return Found(
         path,
-        options,
+        state["options"],
         weights,
         about,
         state["epoch"],
-        steps,
+        state["model"]["steps"],
         state.get("data", {}),
-        encoder_options,
+        state["model"].get("encoder_options"),
         state.get("held_out", {}),
     )
 

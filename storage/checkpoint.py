@@ -33,10 +33,10 @@ def load_checkpoint(path: Path) -> dict:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file; {_runs_found()}")
-    return as_checkpoint(path, read_or_point_beside(path))
+    return as_checkpoint(path, read_or_suggest(path))
 
 
-def read_or_point_beside(path: Path) -> object:
+def read_or_suggest(path: Path) -> object:
     """files.read_tensors, whose error names the newest whole checkpoint beside a damaged one."""
     try:
         return read_tensors(path)

@@ -4,12 +4,24 @@ import argparse
 import math
 import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
+
+FORMAT = 1  # of checkpoints
+KEYS = {"format", "options", "epoch", "batch", "totals", "model"}
+# What Python and torch raise where options or weights of a damaged or foreign file do not fit.
+LOAD_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def unfit_weight(weights: dict[str, Tensor]) -> str | None:
@@ -24,18 +36,7 @@ def unfit_weight(weights: dict[str, Tensor]) -> str | None:
     return None
 
 
-# What a damaged or foreign file makes of its options and weights.
-LOAD_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
-def check_read(parser: argparse.ArgumentParser, options: dict, source: object) -> None:
+def check_options(parser: argparse.ArgumentParser, options: dict, source: object) -> None:
     """Raise UserError unless each option, read from a source, could have been given to `parser`."""
     for action in parser._actions:
         value = options.get(action.dest)
@@ -60,32 +61,31 @@ def check_read(parser: argparse.ArgumentParser, options: dict, source: object) -
             )
 
 
-FORMAT = 1
-KEYS = {"format", "options", "epoch", "batch", "totals", "model"}
-
-
 def as_checkpoint(path: Path, state: object) -> dict:
     """What was read from a file, if that is a checkpoint of ours. Raises UserError."""
     if not isinstance(state, dict) or not KEYS <= state.keys():
         raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")
     if type(state["format"]) is not int or state["format"] != FORMAT:
         raise UserError(f"{path}: format {shown(state['format'])}, but this version reads {FORMAT}")
+    model = state["model"] if _is_by_name(state["model"]) else {}
     rules = {
-        "options": isinstance(state["options"], dict) and all(map(_is_text, state["options"])),
+        "options": _is_by_name(state["options"]),
         "epoch": _is_count(state["epoch"]),
         "batch": _is_count(state["batch"]),
         "totals": isinstance(state["totals"], dict)
         and all(map(_is_total, state["totals"].items())),
-        "model": isinstance(state["model"], dict) and all(map(_is_text, state["model"])),
+        "model": _is_by_name(state["model"]),
+        "nets": _are_nets(model.get("nets")),
+        "steps": _is_count(model.get("steps")),
+        "encoder_options": isinstance(model.get("encoder_options"), dict | None),
         "data": isinstance(state.get("data", {}), dict),
         "held_out": _are_names(state.get("held_out", {})),
         "best": state.get("best") is None or _is_best(state["best"]),
     }
     for key, kept in rules.items():
         if not kept:
-            raise UserError(
-                f"{path}: its {key} {shown(state[key])} cannot be; use another checkpoint"
-            )
+            value = (model | state).get(key)
+            raise UserError(f"{path}: its {key} {shown(value)} cannot be; use another checkpoint")
     return state
 
 
@@ -112,8 +112,6 @@ def refuse_misfit(path: Path, state: dict, model: Any) -> None:
                 shape = count, 3, model.opt.image_size, model.opt.image_size
                 _refuse_unlike(name, {"it": state[name]}, {"it": torch.empty(shape, device="meta")})
         torch.Generator().set_state(state["generator"])
-        if not _is_count(state["steps"]):
-            raise ValueError(f"steps {shown(state['steps'])}")
     except LOAD_ERRORS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: does not fit its own options ({reason})") from error
@@ -140,6 +138,18 @@ def shown(value: object) -> str:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _is_by_name(value: object) -> TypeGuard[dict]:
+    return isinstance(value, dict) and all(map(_is_text, value))
+
+
+def _are_nets(nets: object) -> bool:
+    """Whether these are dicts of tensors, by net."""
+    return _is_by_name(nets) and all(
+        _is_by_name(weights) and all(isinstance(weight, Tensor) for weight in weights.values())
+        for weights in nets.values()
+    )
 
 
 def _is_count(value: object) -> bool:

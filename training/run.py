@@ -35,14 +35,14 @@ from arguments import resumed_options
 from common import distributed
 from common.errors import UserError
 from dataset import UnpairedBatches
-from interop.build import check_size
+from interop.build import refuse_oversized
 from interop.generators import initialised_options
 from interop.layouts import Found, read_generators
 from pictures.splits import held_out_is_other, refuse_changes
 from storage.checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
 from storage.files import atomic_write
 from storage.locks import alone_in, remove_strays
-from storage.validate import LOAD_ERRORS, refuse_misfit
+from storage.validate import refuse_misfit
 from training.data import TrainingData
 from training.logbook import (
     append_line,
@@ -349,8 +349,5 @@ def resume_options(path: Path, saved: dict, given: dict) -> Namespace:
     """Options of the run in a checkpoint, under those given. Raises UserError if it is nonsense."""
     opt = resumed_options(saved["options"], given, path)
     opt.name = path.parent.name
-    try:
-        check_size(opt, saved["model"]["nets"], saved["model"].get("encoder_options"), path)
-    except LOAD_ERRORS as error:
-        raise UserError(f"{path}: lacks nets, or holds what are none ({error})") from error
+    refuse_oversized(opt, saved["model"]["nets"], saved["model"].get("encoder_options"), path)
     return opt

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from compare import same
 from conftest import ROOT
 
 from common.errors import UserError
@@ -16,7 +17,7 @@ STATE = {
     "epoch": 1,
     "batch": 0,
     "totals": {},
-    "model": {"w": torch.arange(1000.0)},
+    "model": {"nets": {"netG_A": {"w": torch.arange(1000.0)}}, "steps": 3},
 }
 
 
@@ -30,7 +31,7 @@ def path(tmp_path, monkeypatch):
 
 def test_what_is_saved_comes_back(path):
     state = load_checkpoint(path)
-    assert torch.equal(state["model"]["w"], STATE["model"]["w"]) and state["options"] == {"ngf": 4}
+    assert same(state, {"format": 1, **STATE})
     assert os.listdir(path.parent) == ["latest.pth"]
 
 
