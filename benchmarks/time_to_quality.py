@@ -13,7 +13,6 @@ measurements on a line. An interrupted comparison goes on in --work.
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.curve import HEAD, Curve, TestImages, add_options, describe, row, slug
 from benchmarks.modes import Data
+from benchmarks.plot import curves as plot
 from benchmarks.recipe import DEFAULT
 from common.errors import one_line_errors
 from storage.files import atomic_write
@@ -109,70 +109,6 @@ def train(
     return found
 
 
-# ----------------------------------------------------------------------------------- the plot
-
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 400, 280, 50, 30, 40
-COLOURS = {"reference": "#c2410c", "ours": "#1d4ed8"}
-
-
-def plot(runs: dict[str, list[dict]], bounds: dict) -> str:
-    """FD over minutes as SVG: a panel for each domain, FD on a logarithmic scale."""
-    panels = "".join(
-        _panel(domain, runs, bounds, i * (WIDTH + 20)) for i, domain in enumerate(DOMAINS)
-    )
-    width = 2 * WIDTH + 20
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" '
-        f'font-family="sans-serif" font-size="11"><rect width="{width}" height="{HEIGHT}" '
-        f'fill="white"/>{panels}</svg>\n'
-    )
-
-
-def _panel(domain: str, runs: dict[str, list[dict]], bounds: dict, left: int) -> str:
-    levels = {name: found[domain]["fd"] for name, found in bounds.items()}
-    fds = [p[domain]["fd"] for points in runs.values() for p in points] + [*levels.values()]
-    low, high = (math.log10(max(f(fds), 1e-3)) + d for f, d in ((min, -0.05), (max, 0.05)))
-    longest = max((p["minutes"] for points in runs.values() for p in points), default=0) or 1
-
-    def x(minutes: float) -> float:
-        return left + LEFT + minutes / longest * (WIDTH - LEFT - 10)
-
-    def y(fd: float) -> float:
-        share = (math.log10(max(fd, 1e-3)) - low) / (high - low)
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-
-    parts = [
-        f'<text x="{left + LEFT}" y="18" font-size="13">FD of {domain} outputs</text>',
-        f'<path d="M{left + LEFT},{TOP}V{HEIGHT - BOTTOM}H{left + WIDTH - 10}" fill="none" '
-        'stroke="black"/>',
-    ]
-    ticks = [d * 10**e for e in range(-3, 6) for d in (1, 2, 5)]
-    for fd in (t for t in ticks if low <= math.log10(t) <= high):
-        parts.append(
-            f'<text x="{left + LEFT - 5}" y="{y(fd) + 4:.1f}" text-anchor="end">{fd:g}</text>'
-        )
-    for i in range(5):
-        parts.append(
-            f'<text x="{x(longest * i / 4):.1f}" y="{HEIGHT - BOTTOM + 15}" '
-            f'text-anchor="middle">{longest * i / 4:.3g}</text>'
-        )
-    parts.append(f'<text x="{left + WIDTH / 2}" y="{HEIGHT - 8}">minutes of training</text>')
-    for name, fd in levels.items():
-        parts.append(
-            f'<path d="M{x(0):.1f},{y(fd):.1f}H{x(longest):.1f}" stroke="gray" '
-            f'stroke-dasharray="4"/><text x="{x(longest):.1f}" y="{y(fd) - 4:.1f}" '
-            f'text-anchor="end" fill="gray">{name}</text>'
-        )
-    for i, (name, points) in enumerate(runs.items()):
-        line = " ".join(f"{x(p['minutes']):.1f},{y(p[domain]['fd']):.1f}" for p in points)
-        parts.append(
-            f'<polyline points="{line}" fill="none" stroke="{COLOURS[name]}" '
-            f'stroke-width="2"/><text x="{left + WIDTH - 80}" y="{TOP + 4 + 14 * i}" '
-            f'fill="{COLOURS[name]}">{name}</text>'
-        )
-    return "".join(parts)
-
-
 @one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time to the same faces, reference and ours.")
@@ -192,8 +128,7 @@ def main() -> None:
     curves = {name: found["points"] for name, found in runs.items()}
     bounds, found = test.bounds(), ratios(*curves.values())
     if options.plot:
-        with atomic_write(options.plot) as file:
-            file.write(plot(curves, bounds).encode())
+        plot(options.plot, curves, bounds)
     if options.json:
         results = {
             **describe(options, data),
