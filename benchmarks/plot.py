@@ -19,13 +19,14 @@ from storage.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 RESULTS = ROOT / "benchmarks" / "results"
 DOMAINS = ("anime", "person")
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200)
 
 
-def panels(count: int) -> "list[Axes]":
+def panels(count: int) -> "tuple[Figure, list[Axes]]":
     """Empty axes side by side; UserError where matplotlib is missing."""
     try:
         import matplotlib
@@ -37,7 +38,7 @@ def panels(count: int) -> "list[Axes]":
 
     matplotlib.rcParams |= {"svg.hashsalt": "person to anime", "svg.fonttype": "none"}
     figure = Figure(figsize=(5.5 * count, 4), layout="constrained")
-    return list(figure.subplots(1, count, squeeze=False)[0])
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def fd_axis(axes: "Axes", domain: str, bounds: dict[str, float]) -> None:
@@ -51,10 +52,10 @@ def fd_axis(axes: "Axes", domain: str, bounds: dict[str, float]) -> None:
         axes.annotate(name, (1, fd), xycoords=axes.get_yaxis_transform(), ha="right", va="bottom")
 
 
-def save(axes: "Axes", path: Path) -> None:
-    """Write the figure as SVG."""
+def save(figure: "Figure", path: Path) -> None:
+    """Write it as SVG."""
     picture = io.BytesIO()
-    axes.figure.savefig(picture, format="svg", metadata={"Date": None})
+    figure.savefig(picture, format="svg", metadata={"Date": None})
     with atomic_write(path) as file:
         file.write(picture.getvalue())
 
@@ -70,7 +71,7 @@ def curves(
 
     runs: points as benchmarks.curve has them, by name; bounds: figures by name and domain.
     """
-    both = panels(2)
+    figure, both = panels(2)
     for axes, domain in zip(both, DOMAINS, strict=True):
         fd_axis(axes, domain, {name: found[domain]["fd"] for name, found in bounds.items()})
         for name, points in runs.items():
@@ -83,12 +84,12 @@ def curves(
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
         axes.legend(loc="upper right")
-    save(both[0], path)
+    save(figure, path)
 
 
 def systems(path: Path, found: dict) -> None:
     """FD of anime outputs over how many find their own input, a point for each row of modes.py."""
-    (axes,) = panels(1)
+    figure, (axes,) = panels(1)
     fd_axis(axes, "anime", found["bounds"]["anime"])
     for name, seeds in found["runs"].items():
         if one := seeds["0"].get("seconds"):
@@ -97,7 +98,7 @@ def systems(path: Path, found: dict) -> None:
             axes.annotate(name, place, xytext=(0, 5), textcoords="offset points", ha="center")
     axes.set_xlabel("own input found among five, %")
     axes.set_xlim(0, 105)
-    save(axes, path)
+    save(figure, path)
 
 
 @one_line_errors
