@@ -194,8 +194,8 @@ class CycleGANModel(TranslationModel):
             net.train(mode)
         return torch.cat(fakes), torch.cat(recs) if back else None
 
-    def _state(self) -> Iterator[tuple[str, Tensor]]:
-        yield from super()._state()
+    def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from super()._named_tensors()
         yield from (("pool_A", self.pool_A.images), ("pool_B", self.pool_B.images))
 
     def state_dict(self) -> dict:

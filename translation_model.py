@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 from argparse import Namespace
 from collections.abc import Iterator
 
@@ -10,12 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from common import distributed
-from common.errors import UserError
+from common.health import Health
 from self_attention import SelfAttention
-
-
-class NonFiniteLoss(UserError):
-    """Something became NaN or infinite; the message names it and the step."""
 
 
 class TranslationModel:
@@ -23,10 +18,10 @@ class TranslationModel:
 
     CycleGANModel and DTNModel are the only ones; each makes its nets with _add, _add_averages and
     _add_optimizers, and has set_input, forward, backward_G, backward_D and translate of its own.
-    Weights start from opt.seed. With several processes (distributed.py) each
-    one passes its share of the batch; gradients are averaged.
+    Weights start from opt.seed. With several processes (distributed.py) each one passes its share
+    of the batch; gradients are averaged.
 
-    nets: what a checkpoint holds, by name, unwrapped.
+    nets: what a checkpoint holds, by name, without nn.DataParallel around it.
     """
 
     def __init__(self, opt: Namespace) -> None:
@@ -37,6 +32,7 @@ class TranslationModel:
         torch.manual_seed(opt.seed)
 
     def _add(self, name: str, net: nn.Module) -> nn.Module:
+        """Put a net on the device and among `nets`; returns what to call in training."""
         self.nets[name] = net.to(self.device).to(memory_format=self.memory_format)
         if self.opt.compile and name.startswith("netG"):  # a penalty differentiates D twice
             net.compile()
@@ -56,7 +52,7 @@ class TranslationModel:
         # All further randomness: a CPU generator, of its own in each process.
         self.generator = torch.Generator().manual_seed(opt.seed + 1_000_003 * distributed.rank())
         betas = opt.beta1, opt.beta2
-        self._trained_names = generators, discriminators
+        self.names_G, self.names_D = generators, discriminators
         parameters_G, parameters_D = (
             itertools.chain.from_iterable(self.nets[name].parameters() for name in names)
             for names in (generators, discriminators)
@@ -65,10 +61,7 @@ class TranslationModel:
         self.optimizer_D = torch.optim.Adam(parameters_D, opt.lr_D, betas, fused=True)
         self.steps = 0
         distributed.copy_from_rank_zero(self.nets.values())
-        # Of the steps not yet fetched from the device: losses, and each gradient's norm by name.
-        self._losses: list[tuple[int, dict[str, Tensor]]] = []
-        self._norms: list[tuple[int, tuple[str, ...], Tensor]] = []
-        self._broken = torch.zeros((), dtype=torch.bool, device=self.device)
+        self.health = Health(self.device)
 
     # ---------------------------------------------------------------------------- the step
 
@@ -122,7 +115,7 @@ class TranslationModel:
             with torch.no_grad():
                 for parameter in self.optimizer_D.param_groups[0]["params"]:
                     parameter.clamp_(-bound, bound)
-        self._keep_losses(losses)
+        self.health.keep_losses(self.steps, losses)
 
     # ------------------------------------------------------------------- parts of the step
 
@@ -132,7 +125,7 @@ class TranslationModel:
             return net(*inputs).float()
 
     def _require_grad_D(self, required: bool) -> None:
-        for name in self._trained_names[1]:
+        for name in self.names_D:
             self.nets[name].requires_grad_(required)
 
     def _update(self, optimizer: torch.optim.Optimizer) -> None:
@@ -142,18 +135,14 @@ class TranslationModel:
         The device decides, and the host need not wait.
         """
         distributed.average_gradients(optimizer)
-        found = [(name, p.grad) for name, p in self._trained(optimizer) if p.grad is not None]
-        names, gradients = zip(*found, strict=True)
-        norms = torch.stack(torch._foreach_norm(gradients))
-        self._norms.append((self.steps, names, norms))
-        self._broken |= ~norms.isfinite().all()
+        broken = self.health.keep_gradients(self.steps, self._trained(optimizer))
         # As GradScaler does: fused Adam skips where it is 1. Optimizer does not declare it.
-        optimizer.found_inf = self._broken.float()  # type: ignore[attr-defined]
+        optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
         optimizer.step()
 
     def _trained(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters of an optimiser, by net and key."""
-        for name in self._trained_names[optimizer is self.optimizer_D]:
+        for name in self.names_D if optimizer is self.optimizer_D else self.names_G:
             for key, parameter in self.nets[name].named_parameters():
                 yield f"{name}.{key}", parameter
 
@@ -170,56 +159,21 @@ class TranslationModel:
             for old, new in zip(average.buffers(), net.buffers(), strict=True):
                 old.copy_(new)  # spectral norm's singular vectors must fit the weights
 
-    def _keep_losses(self, losses: dict[str, Tensor]) -> None:
-        self._losses.append((self.steps, {k: v.detach() for k, v in losses.items()}))
-
     def fetch_losses(self) -> list[dict[str, float]]:
         """Losses of the steps since the last call: the only wait for the device in training.
 
         Raises NonFiniteLoss at the first step with a loss or gradient that is NaN or infinite, or
         if anything is that a checkpoint would hold.
         """
-        fetched = self._checked()
-        self._losses, self._norms = [], []
+        fetched = self.health.check(self.steps, self._named_tensors())
+        self.health.clear()
         return fetched
 
-    def _checked(self) -> list[dict[str, float]]:
-        values = [value for _, losses in self._losses for value in losses.values()]
-        numbers = iter(torch.stack(values).tolist() if values else ())
-        fetched = [{name: next(numbers) for name in losses} for _, losses in self._losses]
-        bad = [
-            (step, f"loss {name} became {value}")
-            for (step, _), losses in zip(self._losses, fetched, strict=True)
-            for name, value in losses.items()
-            if not math.isfinite(value)
-        ]
-        if self._broken:
-            bad += [
-                (step, f"the gradient of {name} has the norm {value}")
-                for step, names, norms in self._norms
-                for name, value in zip(names, norms.tolist(), strict=True)
-                if not math.isfinite(value)
-            ]
-        held = self._first_not_finite()
-        if bad:
-            step, what = min(bad, key=lambda found: found[0])  # a step's losses before gradients
-            also = f", and {held} is not finite," if held else ""
-            raise NonFiniteLoss(f"{what}{also} at step {step}")
-        if held:
-            raise NonFiniteLoss(f"{held} is not finite at step {self.steps}")
-        return fetched
+    def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What a checkpoint holds that could break, by name, causes before what they break.
 
-    def _first_not_finite(self) -> str | None:
-        """The name of the first tensor of the state that holds NaN or infinity, if any does."""
-        state = [(name, x) for name, x in self._state() if x.is_floating_point() and x.numel()]
-        norms = torch.stack(torch._foreach_norm([tensor for _, tensor in state]))
-        if norms.isfinite().all():
-            return None
-        # A norm can be too large for float32 though all numbers are finite.
-        return next((name for name, x in state if not x.isfinite().all()), None)
-
-    def _state(self) -> Iterator[tuple[str, Tensor]]:
-        """What a checkpoint holds that could break, by name, causes before what they break."""
+        See Health.check.
+        """
         for optimizer in (self.optimizer_G, self.optimizer_D):
             for name, parameter in self._trained(optimizer):
                 for key, value in optimizer.state.get(parameter, {}).items():
@@ -278,7 +232,7 @@ class TranslationModel:
 
         Raises NonFiniteLoss rather than handing out what a bad step left behind.
         """
-        self._checked()
+        self.health.check(self.steps, self._named_tensors())
         return {
             "nets": {name: net.state_dict() for name, net in self.nets.items()},
             "optimizer_G": self.optimizer_G.state_dict(),

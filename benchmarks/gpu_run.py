@@ -174,8 +174,7 @@ def check_graphs(data: Data) -> dict:
 
     def step() -> None:
         model.optimize_parameters()
-        model._losses.clear()
-        model._norms.clear()
+        model.health.clear()
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from arguments import train_options
 from common.device import tune_backends
+from common.health import NonFiniteLoss
 from common.tensors import to_float, to_uint8
 from dataset import ImageArray, UnpairedBatches, load_folder
 from demo.make import load_pairs, make_demo
@@ -46,7 +47,7 @@ from evaluation.frechet import distances, floor
 from interop.build import make_model
 from pictures.grids import save_grid
 from storage.files import atomic_write
-from translation_model import NonFiniteLoss, TranslationModel
+from translation_model import TranslationModel
 
 ROWS = {
     "sn (default)": "",

@@ -22,9 +22,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.curve import HEAD, Curve, TestImages, add_options, at, describe, row, slug
 from benchmarks.modes import Data
 from common.errors import one_line_errors
+from common.health import NonFiniteLoss
 from storage.files import atomic_write
 from train import tune_backends
-from translation_model import NonFiniteLoss
 
 # The first row; a value given once more overrides the one before.
 DEFAULT = "--generator resnet8 --ngf 32 --ndf 48 --batch_size 4 --warm_steps 2500 --shift 4"

@@ -101,7 +101,7 @@ class PlainModel(CycleGANModel):
             pred_fake = netD(pool.query(fake.detach()))
             discriminator_loss(self.opt.gan_mode, pred_real, pred_fake).backward()
         self.optimizer_D.step()
-        self._losses.append((self.steps, {k: v.detach() for k, v in losses.items()}))
+        self.health.keep_losses(self.steps, losses)
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -123,8 +123,7 @@ def stepper(model: CycleGANModel) -> Callable[[], None]:
     def step() -> None:
         model.set_input(real_A, real_B)
         model.optimize_parameters()
-        model._losses.clear()
-        model._norms.clear()
+        model.health.clear()
 
     return step
 

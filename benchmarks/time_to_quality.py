@@ -24,9 +24,9 @@ from benchmarks.modes import Data
 from benchmarks.plot import curves as plot
 from benchmarks.recipe import DEFAULT
 from common.errors import one_line_errors
+from common.health import NonFiniteLoss
 from storage.files import atomic_write
 from train import tune_backends
-from translation_model import NonFiniteLoss
 
 # Zhu et al. 2017 (CycleGAN), section 4 and appendix 7, as its well-known code trains it.
 REFERENCE = (

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.health import NonFiniteLoss
 from cyclegan_model import CycleGANModel, ImagePool
 from dataset import UnpairedBatches
 from losses import GAN_MODES
-from translation_model import InBf16, NonFiniteLoss, lr_factor
+from translation_model import InBf16, lr_factor
 
 
 def batch(size=2, seed=0):
@@ -253,7 +254,7 @@ def test_bf16_computes_the_nets_but_neither_losses_nor_spectral_norm(options, mo
     model.optimize_parameters()
     expected = {torch.bfloat16, torch.float32} if "gp" in mode else {torch.bfloat16}
     assert dtypes == expected  # the penalty runs D in float32
-    assert all(loss.dtype == torch.float32 for _, ls in model._losses for loss in ls.values())
+    assert all(loss.dtype == torch.float32 for _, ls in model.health.losses for loss in ls.values())
     assert all(p.dtype == torch.float32 for net in model.nets.values() for p in net.parameters())
     assert model.netD_A.model[0].parametrizations.weight[0]._u.dtype == torch.float32
 

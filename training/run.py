@@ -34,6 +34,7 @@ from tqdm import tqdm
 from arguments import resumed_options
 from common import distributed
 from common.errors import UserError
+from common.health import NonFiniteLoss
 from dataset import UnpairedBatches
 from interop.build import refuse_oversized
 from interop.generators import initialised_options
@@ -56,7 +57,7 @@ from training.logbook import (
 )
 from training.samples import sample
 from training.tensorboard_log import TensorBoard, check_installed
-from translation_model import NonFiniteLoss, TranslationModel
+from translation_model import TranslationModel
 from viewer.pages import refresh_page
 
 RANKS_AGREE_EVERY = 10  # steps; several processes look for a signal, save and log only then

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.health import NonFiniteLoss
 from dtn.encoder import DomainFeatures, Encoder
 from dtn.model import DTNModel
-from translation_model import InBf16, NonFiniteLoss
+from translation_model import InBf16
 
 
 def batch(size=2, seed=0):
@@ -312,7 +313,7 @@ def test_bf16_computes_the_nets_but_neither_losses_nor_weights(dtn_options):
                 module.register_forward_hook(lambda m, x, y: dtypes.add(y.dtype))
     train(model)
     assert dtypes == {torch.bfloat16}
-    assert all(loss.dtype == torch.float32 for _, ls in model._losses for loss in ls.values())
+    assert all(loss.dtype == torch.float32 for _, ls in model.health.losses for loss in ls.values())
     assert all(p.dtype == torch.float32 for net in model.nets.values() for p in net.parameters())
 
 

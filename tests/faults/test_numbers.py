@@ -12,11 +12,12 @@ from test_dtn_model import new_model
 from test_train import assert_same_run, load
 
 from common.errors import UserError
+from common.health import NonFiniteLoss
 from cyclegan_model import CycleGANModel
 from dtn.encoder import Encoder, save_encoder
 from dtn.model import DTNModel
 from storage.checkpoint import load_checkpoint
-from translation_model import NonFiniteLoss, TranslationModel
+from translation_model import TranslationModel
 
 NAN, INF = math.nan, math.inf
 MODELS = {"cyclegan": CycleGANModel, "dtn": DTNModel}
