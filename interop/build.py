@@ -79,5 +79,5 @@ def refuse_oversized(
         reason = " ".join(str(error).split())
         options = "options and encoder_options" if opt.model == "dtn" else "options"
         raise UserError(
-            f"{path}: its {options} name no nets of its weights ({reason}); use another file"
+            f"{path}: its {options} do not fit its weights ({reason}); use another file"
         ) from error

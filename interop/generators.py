@@ -34,10 +34,10 @@ SHAPE = {
 
 
 def find_generators(opt: Namespace, demo: bool = False, published: bool = False) -> Path:
-    """The file or folder of --ckpt, that run's of --name, else the newest's, else the published.
+    """The file or folder to translate with: --ckpt, else --name, the newest run, or the published.
 
-    The newest is that of --model, where given; with `published` the published model comes first.
-    Raises UserError if there is none.
+    The newest run of --model, where that is given; `published`: the published model comes before
+    it; `demo`: runs of the demo alone. Raises UserError if there is none.
     """
     if opt.ckpt:
         return Path(opt.ckpt)

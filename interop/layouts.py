@@ -58,11 +58,14 @@ WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # of nn.DataParallel and tor
 class Found:
     """What a file of generators holds, in our own terms.
 
-    options: those of train.py that it records, a run all of them; nets: float32 weights by net,
-    netG_A (anime to person) and netG_B without spectral norm, averaged where they were, and of a
-    run also netD_A and netD_B; about: a few words for people; data: fingerprints of the folders
-    that it was trained on; held_out: names of the images in them that it was not. A run of --model
-    dtn has netF, netG and netD instead, and encoder_options, which rebuild its f.
+    options          those of train.py that it records, a run all of them
+    nets             float32 weights by net: netG_A (anime to person) and netG_B, without spectral
+                     norm, averaged where they were; of a run also netD_A and netD_B; of a DTN's run
+                     netF, netG and netD
+    about            a few words for people
+    data             fingerprints of the folders that it was trained on
+    held_out         names of the images in them that it was not trained on, by folder
+    encoder_options  what rebuilds a DTN's f
     """
 
     path: Path

@@ -52,7 +52,7 @@ def read_or_suggest(path: Path) -> object:
 
 
 def find_checkpoint(name: str | None, pattern: str = "*", model: str | None = None) -> Path:
-    """The latest checkpoint of a run, or of the newest one whose name fits, and its --model.
+    """The latest.pth of a run or, without a name, of the newest that fits `pattern` and `model`.
 
     Raises UserError if there is none.
     """

@@ -4,12 +4,15 @@ import argparse
 import math
 import reprlib
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from translation_model import TranslationModel
 
 FORMAT = 1  # of checkpoints
 KEYS = {"format", "options", "epoch", "batch", "totals", "model"}
@@ -89,11 +92,11 @@ def as_checkpoint(path: Path, state: object) -> dict:
     return state
 
 
-def refuse_misfit(path: Path, state: dict, model: Any) -> None:
+def refuse_misfit(path: Path, state: dict, model: "TranslationModel") -> None:
     """Raise UserError unless a model can take up a state that was read from a file.
 
-    model: the TranslationModel of the file's options. The state must have its keys, shapes and
-    types, and finite numbers; but Adam may have no moments yet, and a pool any number of images.
+    model: that of the file's options. The state must have its keys, shapes and types, and finite
+    numbers; but Adam may have no moments yet, and a pool any number of images.
     """
     try:
         if state["nets"].keys() != model.nets.keys():

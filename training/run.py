@@ -166,8 +166,9 @@ class Run:
 
     def begin(self, model: TranslationModel, batches: UnpairedBatches, data: TrainingData) -> None:
         """Restore the checkpoint of a resumed run, or write the first one of a new run."""
-        self.model, self.source, self.data = model, batches, data
-        self.last, self.steps = self.opt.niter + self.opt.niter_decay, batches.steps_per_epoch
+        self.model, self.loader, self.data = model, batches, data
+        self.last = self.opt.niter + self.opt.niter_decay
+        self.steps_per_epoch = batches.steps_per_epoch
         domains = {
             shows: (data.images[d], data.rows[d], data.held_rows[d])
             for shows, d in (("anime", "A"), ("person", "B"))
@@ -210,12 +211,12 @@ class Run:
         """The epochs that are left, counted from 0, each at its learning rate."""
         while self.epoch < self.last:
             self.model.update_learning_rate(self.epoch)
-            self.first, self.started = self.batch, time.monotonic()
+            self.first_batch, self.started = self.batch, time.monotonic()
             self.fetched_at = self.saved_at = self.started
             images = 2 * self.opt.batch_size
             self.bar = tqdm(
                 desc=f"epoch {self.epoch + 1}/{self.last}",
-                total=self.steps * images,
+                total=self.steps_per_epoch * images,
                 initial=self.batch * images,
                 unit=" images",
                 disable=None if self.main_rank else True,
@@ -223,9 +224,9 @@ class Run:
             yield self.epoch
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches that are left of this epoch: (real_A, real_B)."""
-        while self.batch < self.steps:
-            yield self.source.batch(self.epoch * self.steps + self.batch)
+        """The batches that are left of this epoch, (real_A, real_B); after_step() counts them."""
+        while self.batch < self.steps_per_epoch:
+            yield self.loader.batch(self.epoch * self.steps_per_epoch + self.batch)
         self.bar.close()
         self.seconds = time.monotonic() - self.started
 
@@ -233,7 +234,7 @@ class Run:
         """Fetch losses once a second, so that the device need not wait; save and stop in time."""
         self.batch += 1
         self.bar.update(2 * self.opt.batch_size)
-        ends = self.batch == self.steps
+        ends = self.batch == self.steps_per_epoch
         if distributed.world_size() > 1 and self.batch % RANKS_AGREE_EVERY and not ends:
             return
         now, stopping = time.monotonic(), self._stopping()
@@ -300,7 +301,7 @@ class Run:
         epoch, model = self.epoch + 1, self.model
         show = epoch % self.opt.every_save_images == 0 or epoch == self.last
         spread, figures = sample(model, self.data.held, epoch, self.image_dir, show, self.yardstick)
-        images = 2 * self.opt.batch_size * (self.batch - self.first)
+        images = 2 * self.opt.batch_size * (self.batch - self.first_batch)
         record = {
             "epoch": epoch,
             "step": model.steps,
