@@ -42,7 +42,7 @@ class CycleGANModel(TranslationModel):
     """The nets, their optimisers and pools, and one training step.
 
     opt: resolved options (arguments.py). Images are float (B, 3, H, W) in [-1, 1]. With
-    training=False only the generators are made, for generators.py to fill.
+    training=False only the generators are made, for interop/generators.py to fill.
 
     Source: Zhu et al. 2017 (CycleGAN), sections 3 and 4, with the discriminators of Zhang et al.
     2019 (SAGAN).

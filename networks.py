@@ -16,8 +16,8 @@ from self_attention import SelfAttention
 def build_generator(opt: Namespace, training: bool = True) -> nn.Module:
     """Make the generator that `opt.generator` names, initialised.
 
-    With training=False its weights are plain: spectral norm is for training, and generators.py
-    divides it out of what it loads.
+    With training=False its weights are plain: spectral norm is for training, and
+    interop/layouts.py divides it out of what it reads.
     """
     net: nn.Module
     if opt.generator == "resnet8":

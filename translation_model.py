@@ -1,7 +1,6 @@
 """What the models share: the step, device, bf16, averaged weights, losses, state."""
 
 import copy
-import itertools
 from argparse import Namespace
 from collections.abc import Iterator
 
@@ -53,10 +52,8 @@ class TranslationModel:
         self.generator = torch.Generator().manual_seed(opt.seed + 1_000_003 * distributed.rank())
         betas = opt.beta1, opt.beta2
         self.names_G, self.names_D = generators, discriminators
-        parameters_G, parameters_D = (
-            itertools.chain.from_iterable(self.nets[name].parameters() for name in names)
-            for names in (generators, discriminators)
-        )
+        parameters_G = [p for name in generators for p in self.nets[name].parameters()]
+        parameters_D = [p for name in discriminators for p in self.nets[name].parameters()]
         self.optimizer_G = torch.optim.Adam(parameters_G, opt.lr_G, betas, fused=True)
         self.optimizer_D = torch.optim.Adam(parameters_D, opt.lr_D, betas, fused=True)
         self.steps = 0

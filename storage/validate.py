@@ -113,7 +113,8 @@ def refuse_misfit(path: Path, state: dict, model: "TranslationModel") -> None:
         for name in ("pool_A", "pool_B") if hasattr(model, "pool_A") else ():
             if count := state[name].shape[0]:
                 shape = count, 3, model.opt.image_size, model.opt.image_size
-                _refuse_unlike(name, {"it": state[name]}, {"it": torch.empty(shape, device="meta")})
+                own = {"images": torch.empty(shape, device="meta")}
+                _refuse_unlike(name, {"images": state[name]}, own)
         torch.Generator().set_state(state["generator"])
     except LOAD_ERRORS as error:
         reason = " ".join(str(error).split())
@@ -121,11 +122,13 @@ def refuse_misfit(path: Path, state: dict, model: "TranslationModel") -> None:
 
 
 def _refuse_unlike(name: str, found: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    """Raise ValueError unless tensors are finite and of the keys, shapes and types of others."""
+    """Raise ValueError unless `found` is finite and has the keys, shapes and types of `own`."""
     if reason := unfit_weight(found):
         raise ValueError(f"{name}: {reason}")
     if found.keys() != own.keys():
-        raise ValueError(f"{name} lacks or has too much: {shown(list(found.keys() ^ own.keys()))}")
+        raise ValueError(
+            f"{name} lacks or has too much: {shown(sorted(map(str, found.keys() ^ own.keys())))}"
+        )
     for key, tensor in own.items():
         if (found[key].dtype, found[key].shape) != (tensor.dtype, tensor.shape):
             raise ValueError(
