@@ -132,9 +132,10 @@ def batches_for(model: TranslationModel, data: Data) -> UnpairedBatches:
 
 def flags_of(row: str) -> list[str]:
     """Flags of train.py for a row."""
-    flags = [BATCHES, ROWS[row]]
+    flags = [BATCHES]  # a flag of the row overrides one before
     if "--model dtn" not in ROWS[row]:
         flags += [CYCLEGAN, "" if "--generator" in ROWS[row] else RESNET8]
+    flags.append(ROWS[row])
     return " ".join(flags).split()
 
 

@@ -41,8 +41,11 @@ def test_a_run_that_broke_is_counted_but_has_no_figures(modes):
 def test_every_row_is_a_training_that_can_be_started(modes):
     from arguments import train_options
 
+    options = {}
     for row in modes.ROWS:
-        train_options([*modes.flags_of(row), "--gpu_ids", "-1"])
+        opt, _ = train_options([*modes.flags_of(row), "--gpu_ids", "-1"])
+        options.setdefault(str(opt), []).append(row)
+    assert all(len(rows) == 1 for rows in options.values()), options
     assert set(modes.MAIN) | set(modes.FACES) <= set(modes.ROWS)
 
 
