@@ -83,21 +83,24 @@ def curves(
             )
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
-        axes.legend(loc="upper right")
+        axes.legend(loc="lower left")
     save(figure, path)
 
 
 def systems(path: Path, found: dict) -> None:
-    """FD of anime outputs over how many find their own input, a point for each row of modes.py."""
-    figure, (axes,) = panels(1)
-    fd_axis(axes, "anime", found["bounds"]["anime"])
-    for name, seeds in found["runs"].items():
-        if one := seeds["0"].get("seconds"):
-            place = 100 * one["anime"]["retrieval_colour"]["top5"], one["anime"]["fd"]
-            axes.plot(*place, "o", color="tab:blue")
-            axes.annotate(name, place, xytext=(0, 5), textcoords="offset points", ha="center")
-    axes.set_xlabel("own input found among five, %")
-    axes.set_xlim(0, 105)
+    """FD of each row of modes.py after equal time, a bar for each domain, the best row first."""
+    ended = {name: s["0"]["seconds"] for name, s in found["runs"].items() if s["0"].get("seconds")}
+    names = sorted(ended, key=lambda name: -ended[name]["anime"]["fd"])
+    figure, both = panels(2)
+    for axes, domain in zip(both, DOMAINS, strict=True):
+        axes.barh(range(len(names)), [ended[name][domain]["fd"] for name in names])
+        labels = [f"{n} ({ended[n]['anime']['retrieval_colour']['top5']:.0%})" for n in names]
+        axes.set_yticks(range(len(names)), labels if domain == DOMAINS[0] else [])
+        axes.set_title(f"FD of {domain} outputs: smaller is better")
+        for name, fd in found["bounds"][domain].items():
+            axes.axvline(fd, color="gray", linestyle="--", linewidth=1)
+            axes.annotate(name, (fd, len(names) - 0.4), ha="center", annotation_clip=False)
+    both[0].set_xlabel("in brackets: own input found among five")
     save(figure, path)
 
 

@@ -27,14 +27,14 @@ def test_curves_are_the_same_file_for_the_same_figures_and_name_what_they_show(t
 
 
 def test_systems_are_named_and_one_that_broke_is_left_out(tmp_path):
-    one = {"anime": {"fd": 30.0, "retrieval_colour": {"top5": 0.5}}}
+    one = {"anime": {"fd": 30.0, "retrieval_colour": {"top5": 0.5}}, "person": {"fd": 20.0}}
     found = {
-        "bounds": {"anime": {"floor": 2.0, "untranslated": 104.5}},
+        "bounds": dict.fromkeys(("anime", "person"), {"floor": 2.0, "untranslated": 104.5}),
         "runs": {"sn": {"0": {"seconds": one}}, "wgan": {"0": {"broke": "NaN", "seconds": None}}},
     }
     plot.systems(tmp_path / "a.svg", found)
     drawn = (tmp_path / "a.svg").read_text()
-    assert ">sn<" in drawn and "wgan" not in drawn and "untranslated" in drawn
+    assert ">sn (50%)<" in drawn and "wgan" not in drawn and "untranslated" in drawn
 
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
