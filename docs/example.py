@@ -2,9 +2,9 @@
 
     python docs/example.py --domain_A_path data/anime_test --domain_B_path data/person_test
 
-Rows: persons that the model made of random anime faces, the anime faces that it makes of those
-persons; anime faces that it made of random persons, the persons that it makes of those. So all
-tiles are generated. Which images are taken hangs on --seed alone: the sample is not chosen.
+Rows: anime faces that the model makes of random persons, and what it makes of those on the way
+back; persons that it makes of random anime faces, and the way back. So all tiles are generated.
+Which images are taken hangs on --seed alone: the sample is not chosen.
 """
 
 import sys
@@ -41,8 +41,8 @@ def main() -> None:
     model, _ = load_generators(opt.ckpt, [], batch_size=opt.count)
     size, rows = model.opt.image_size, []
     for folder, flag, there, back in (
-        (opt.domain_A_path, "--domain_A_path", "AtoB", "BtoA"),
         (opt.domain_B_path, "--domain_B_path", "BtoA", "AtoB"),
+        (opt.domain_A_path, "--domain_A_path", "AtoB", "BtoA"),
     ):
         sample = random_images(folder, flag, opt.count, size, opt.seed)
         generated, _ = model.translate(sample, there, and_back=False)
