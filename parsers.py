@@ -164,7 +164,7 @@ def train_parser() -> OneLineParser:
         "--generator",
         default="resnet8",
         choices=("resnet8", "resnet", "unet", "sagan"),
-        help="resnet8: residual blocks at an eighth of the size, four times cheaper "
+        help="resnet8: residual blocks at an eighth of the size, nearly three times cheaper "
         "than resnet, CycleGAN's; sagan: the original author's, through a "
         "100-vector",
     )
