@@ -25,12 +25,7 @@ def train_parser() -> OneLineParser:
         "python train.py --domain_A_path data/anime --domain_B_path data/person --crop celeba",
     )
     add_data_options(parser, data)
-    data.add_argument(
-        "--dataset_size",
-        type=whole(2),
-        default=50000,
-        help="use the first N images of each domain, in sorted order",
-    )
+    add_dataset_size(data)
     data.add_argument(
         "--holdout",
         type=whole(1),
@@ -358,4 +353,13 @@ def add_data_options(
         "--gpu_ids",
         help="for example 0,1,2,3, or -1 for the CPU; if not given: the first "
         "GPU if there is one, else the CPU",
+    )
+
+
+def add_dataset_size(data: argparse._ArgumentGroup) -> None:
+    data.add_argument(
+        "--dataset_size",
+        type=whole(2),
+        default=50000,
+        help="use the first N images of each domain, in sorted order",
     )

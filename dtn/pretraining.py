@@ -21,7 +21,7 @@ from demo.truth import factor_labels
 from dtn.encoder import Encoder, save_encoder
 from dtn.losses import balanced_bce, vicreg
 from losses import total
-from parsers import add_data_options
+from parsers import add_data_options, add_dataset_size
 from pictures.decode import CROPS
 from pictures.folders import check_domains
 from pictures.splits import split_holdout
@@ -97,12 +97,7 @@ def encoder_options() -> Namespace:
     parser = make_parser("Train the encoder f of --model dtn.")
     data = parser.add_argument_group("data")
     add_data_options(parser, data)
-    data.add_argument(
-        "--dataset_size",
-        type=whole(2),
-        default=50000,
-        help="use the first N images of each domain, in sorted order",
-    )
+    add_dataset_size(data)
     data.add_argument(
         "--image_size",
         type=whole(16),
