@@ -75,8 +75,7 @@ class CycleGANModel(TranslationModel):
             self.fake_B, self.idt_A = self.run(self.netG_A, both).chunk(2)
             self.idt_B, self.fake_A = self.run(self.netG_B, both).chunk(2)
         else:
-            self.fake_B = self.run(self.netG_A, self.real_A)
-            self.fake_A = self.run(self.netG_B, self.real_B)
+            self.make_fakes()
         self.rec_A = self.run(self.netG_B, self.fake_B)
         self.rec_B = self.run(self.netG_A, self.fake_A)
 
