@@ -198,8 +198,7 @@ def _published(path: Path, state: dict) -> Found:
         nets = {name: _floats(path, state["weights"])}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: published, but without {error}; use another file") from error
-    about = "published" if epoch is None else f"published after epoch {epoch}"
-    return Found(path, options, nets, about, epoch, steps)
+    return Found(path, options, nets, "published", epoch, steps)
 
 
 def _original(path: Path, state: dict) -> Found:

@@ -40,7 +40,7 @@ def add_face_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--detect_faces",
         action="store_true",
-        help='cut out each face that OpenCV finds (pip install "opencv-python-headless<5")',
+        help="cut out each face that OpenCV finds (pip install -r requirements-app.txt)",
     )
     group.add_argument(
         "--cascade",
@@ -83,7 +83,7 @@ class FaceDetector:
         except (ImportError, AttributeError) as error:  # OpenCV 5 has no cascades any more
             raise UserError(
                 f"--detect_faces: needs OpenCV 4 with its cascades ({error}); install it with "
-                'pip install "opencv-python-headless<5"'
+                "pip install -r requirements-app.txt"
             ) from error
         cv2.setNumThreads(1)  # callers have threads of their own
         self.margin = margin

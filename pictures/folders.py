@@ -49,6 +49,7 @@ def find_images(folder: Path) -> list[str]:
 
 def find_images_or_explain(folder: Path, flag: str) -> list[str]:
     """`find_images`, with a UserError that names `flag` if there is nothing to train on."""
+    remedy = f"set {flag} to one"
     try:
         if images := find_images(folder):
             return images
@@ -58,13 +59,15 @@ def find_images_or_explain(folder: Path, flag: str) -> list[str]:
     except FileNotFoundError:
         nearest = next(filter(os.path.isdir, folder.absolute().parents), "none")
         found = f"no such folder, the nearest one that exists is {nearest}"
+        if flag.startswith("--domain"):
+            remedy += ", or try python train.py --demo, which draws its own faces"
     except NotADirectoryError:
         found = "this is a file; unpack it if it is an archive"
     except OSError as error:
         found = f"{error.filename} cannot be read ({error.strerror}); change its permissions"
     raise UserError(
         f"{flag} {folder}: {found}. A folder of images was looked for ({', '.join(IMAGE_TYPES)}; "
-        f"nested folders included); set {flag} to one"
+        f"nested folders included); {remedy}"
     )
 
 

@@ -98,7 +98,8 @@ def test_grid_shows_real_fake_and_reconstructed_in_full_range(workplace, train):
 
 def test_a_run_is_never_overwritten(workplace, train):
     short = ("--niter", 1, "--niter_decay", 0)
-    assert train(*short).code == 0 and train(*short).code == 0
+    assert train(*short).code == 0
+    assert "sn_12 is a run already (--resume goes on with it); this is sn_12-2" in train(*short).out
     assert sorted(os.listdir("model_ckpt")) == ["sn_12", "sn_12-2"]
     refused = train(*short, "--name", "sn_12")
     assert refused.code == 2 and "--resume --name sn_12" in refused.err
@@ -125,6 +126,12 @@ def test_stopped_and_resumed_equals_unbroken_to_the_bit(
     resumed = script("train.py", "--resume", "--gpu_ids", -1)  # the newest run: no other option
     assert resumed.code == 0, resumed.err
     assert_same_run("unbroken", "stopped")
+
+
+def test_the_page_of_a_run_is_there_before_its_first_epoch_ends(workplace, train, stop_at):
+    stop_at(1)
+    train("--name", "run")
+    assert "There are no grids yet" in Path("save_image/run/index.html").read_text()
 
 
 def test_ctrl_c_saves_too(workplace, train, stop_at):
@@ -208,7 +215,7 @@ def bad_inputs():
         open("model_ckpt", "w").close()
 
     return [
-        (nothing, ["--domain_A_path", "nowhere"], ["--domain_A_path", "nowhere"]),
+        (nothing, ["--domain_A_path", "nowhere"], ["--domain_A_path", "nowhere", "--demo"]),
         (empty, [], ["--domain_A_path", "no images"]),
         (pretenders, [], ["--domain_A_path", "none of the 12"]),
         (nothing, ["--domain_A_path", "data/person"], ["--domain_A_path", "--domain_B_path"]),

@@ -159,6 +159,8 @@ class Run:
         for free in free_names(name if opt.model == "cyclegan" else f"{name}_{opt.model}"):
             with suppress(UserError):  # another training has just taken it
                 self.hold(free)
+                if free != name:
+                    print(f"{name} is a run already (--resume goes on with it); this is {free}")
                 return free
         raise AssertionError("free_names() does not end")
 
@@ -181,6 +183,7 @@ class Run:
             keep_log_before(self.epoch, self.image_dir / "log.jsonl")
             with atomic_write(self.image_dir / "options.json") as file:
                 file.write(json.dumps(vars(self.opt), indent=2).encode())
+            refresh_page(self.image_dir)
         if not self.opt.resume:
             self.save("latest.pth")  # a folder that cannot be written shows now
         boarding = self.opt.tensorboard and self.main_rank

@@ -127,7 +127,7 @@ async function start() {
     $("find").checked = false;
     $("find").disabled = true;
     $("finding").title = state.no_faces;
-    $("finding").append(" (needs OpenCV: pip install \"opencv-python-headless<5\")");
+    $("finding").append(" (needs OpenCV: pip install -r requirements-app.txt)");
   }
   for (const [domain, way] of [["person", "BtoA"], ["anime", "AtoB"]]) {
     const names = state.examples.filter((name) => name.startsWith(`${domain}/`));
