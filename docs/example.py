@@ -1,9 +1,12 @@
 """Write the picture of what a model makes of random images, without showing any of them.
 
     python docs/example.py --domain_A_path data/anime_test --domain_B_path data/person_test
+    python docs/example.py --domain_A_path data/anime_test --domain_B_path data/person_test \\
+        --count 12 --seed 1 --inputs test_image/inputs     # faces for others to try it on
 
 Rows: anime faces that the model makes of random persons, and what it makes of those on the way
 back; persons that it makes of random anime faces, and the way back. So all tiles are generated.
+--inputs writes the first and the third row as single files instead, anime/01.png and so on.
 Which images are taken hangs on --seed alone: the sample is not chosen.
 """
 
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,11 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 from common.errors import one_line_errors
 from common.options import make_parser, whole
-from common.tensors import derived_generator, to_float
+from common.tensors import derived_generator, to_float, to_uint8
 from interop.generators import PRETRAINED, load_generators
 from pictures.decode import load_image
 from pictures.folders import find_images_or_explain
 from pictures.grids import save_grid
+from pictures.photos import save_picture
 
 
 @one_line_errors
@@ -37,6 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=ROOT / PRETRAINED / "example.png", help="file to write"
     )
+    parser.add_argument("--inputs", type=Path, help="folder for single faces, in place of the grid")
     opt = parser.parse_args()
     model, _ = load_generators(opt.ckpt, [], batch_size=opt.count)
     size, rows = model.opt.image_size, []
@@ -47,8 +53,13 @@ def main() -> None:
         sample = random_images(folder, flag, opt.count, size, opt.seed)
         generated, _ = model.translate(sample, there, and_back=False)
         rows += [generated, model.translate(generated, back, and_back=False)[0]]
-    save_grid(opt.output, torch.cat(rows), opt.count)
-    print(f"{opt.output}: {opt.count} random images of each domain, seed {opt.seed}")
+    if opt.inputs:
+        for domain, faces in (("anime", rows[0]), ("person", rows[2])):
+            for number, pixels in enumerate(to_uint8(faces).numpy(), 1):
+                save_picture(opt.inputs / domain / f"{number:02}.png", Image.fromarray(pixels))
+    else:
+        save_grid(opt.output, torch.cat(rows), opt.count)
+    print(f"{opt.inputs or opt.output}: {opt.count} random images of each domain, seed {opt.seed}")
 
 
 def random_images(folder: Path, flag: str, count: int, size: int, seed: int) -> Tensor:
