@@ -12,20 +12,20 @@ import torch
 from common.device import resolve_amp, resolve_gpu_ids
 from common.errors import UserError
 from common.options import given_options
-from common.unread import DEMO_HAS_OWN, beside, from_scratch, only, refuse_unread, without
+from common.unread import DEMO_HAS_OWN, beside, only, refuse_unread, without
 from dtn import options as dtn_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
 from parsers import test_parser, train_parser
 from storage.validate import check_options
 
-# An option of one model; of a run that starts from a file the weights are there already.
+# An option of one model.
 CYCLEGAN, DTN = only(model=("cyclegan",)), only(model=("dtn",))
 TRAIN = {
     **{key: [CYCLEGAN] for key in dtn_options.CYCLEGAN_ONLY},
     **{key: [DTN] for key in dtn_options.DTN_ONLY},
     "n_blocks": [CYCLEGAN, only(generator=("resnet8", "resnet"))],
-    "warm_steps": [CYCLEGAN, from_scratch],
+    "warm_steps": [CYCLEGAN, without("resume")],
     "lambda_gp": [CYCLEGAN, only(gan_mode=PENALTY_MODES)],
     "clip_value": [CYCLEGAN, only(gan_mode=("wgan",))],
     "attention": [only(model=("dtn",), generator=("sagan",), discriminator=("sagan",))],

@@ -152,6 +152,19 @@ class CycleGANModel(TranslationModel):
             if name in self.nets:
                 self.nets[name].load_state_dict(self.nets["netG_A"].state_dict())
 
+    def warm_discriminators(self, batches: UnpairedBatches) -> Iterator[float]:
+        """Train the discriminators alone, where the generators come from a file without them.
+
+        A fresh discriminator tells nothing, and trained generators that are given to it lose what
+        they know to the other losses: docs/recipe.md. opt.warm_steps batches. Yields each step's
+        loss, the mean of both.
+        """
+        for step in range(self.opt.warm_steps):
+            self.set_input(*batches.batch(step))
+            with torch.no_grad():
+                self.make_fakes()
+            yield sum(loss.item() for loss in self._train_D().values()) / 2
+
     # --------------------------------------------------------------------- around the step
 
     @property

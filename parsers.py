@@ -133,8 +133,8 @@ def train_parser() -> OneLineParser:
         "--warm_steps",
         type=whole(0),
         default=1000,
-        help="batches on which the generators learn to keep images as they are, "
-        "before the first epoch; 0 = off",
+        help="batches before the first epoch, on which the generators learn to keep images as "
+        "they are or, with --init_from and generators alone, the discriminators catch up; 0 = off",
     )
 
     speed = parser.add_argument_group("speed", "python train.py --compile")

@@ -30,6 +30,7 @@ from dtn.encoder import trained_on
 from dtn.model import DTNModel
 from interop.build import make_model
 from interop.generators import start_from
+from interop.layouts import Found
 from pictures.folders import check_domains, find_images_or_explain
 from pictures.splits import refuse_swapped
 from training.data import TrainingData
@@ -73,8 +74,8 @@ def train(run: Run) -> None:
         distributed.rank(),
         distributed.world_size(),
     )
-    if isinstance(model, CycleGANModel) and opt.warm_steps and not (run.saved or run.start):
-        warm_start(model, batches, opt.warm_steps)
+    if isinstance(model, CycleGANModel) and opt.warm_steps and not run.saved:
+        warm_start(model, batches, run.start)
 
     # Training. What stands around a step is in training/run.py.
     run.begin(model, batches, data)
@@ -102,12 +103,18 @@ def prepare_model(run: Run, data: TrainingData) -> TranslationModel:
     return model
 
 
-def warm_start(model: CycleGANModel, batches: UnpairedBatches, steps: int) -> None:
-    """Train the generators as one autoencoder first: see CycleGANModel.warm_start."""
+def warm_start(model: CycleGANModel, batches: UnpairedBatches, start: Found | None) -> None:
+    """Train one kind of nets first, so that it does not spoil the other: see CycleGANModel."""
+    if start is None:
+        steps, what = model.warm_start(batches), "L1 (pixels in [-1, 1])"
+    elif "netD_A" not in start.nets:
+        steps, what = model.warm_discriminators(batches), "loss of the discriminators"
+    else:
+        return
     hidden = None if distributed.rank() == 0 else True
-    errors = tqdm(model.warm_start(batches), "warm start", steps, unit=" batches", disable=hidden)
-    last = deque(errors, maxlen=50)
-    print(f"Warm start: L1 {sum(last) / len(last):.3f} (pixels in [-1, 1])")
+    bar = tqdm(steps, "warm start", model.opt.warm_steps, unit=" batches", disable=hidden)
+    last = deque(bar, maxlen=50)
+    print(f"Warm start: {what} {sum(last) / len(last):.3f}")
 
 
 def dry_run(opt: Namespace, saved: dict | None) -> None:

@@ -103,18 +103,22 @@ class TranslationModel:
             with torch.no_grad():
                 self.make_fakes()
 
-        # Discriminators.
+        losses |= self._train_D()
+        self.health.keep_losses(self.steps, losses)
+
+    # ------------------------------------------------------------------- parts of the step
+
+    def _train_D(self) -> dict[str, Tensor]:
+        """One step of the discriminators on the images at hand; returns their losses by name."""
         self.optimizer_D.zero_grad()
-        losses |= self.backward_D()
+        losses = self.backward_D()
         self._update(self.optimizer_D)
         if self.opt.gan_mode == "wgan":  # Arjovsky et al. 2017, algorithm 1
             bound = self.opt.clip_value
             with torch.no_grad():
                 for parameter in self.optimizer_D.param_groups[0]["params"]:
                     parameter.clamp_(-bound, bound)
-        self.health.keep_losses(self.steps, losses)
-
-    # ------------------------------------------------------------------- parts of the step
+        return losses
 
     def run(self, net: nn.Module, *inputs: object) -> Tensor:
         """A net's output: computed in bf16 where --amp says so, handed out, and judged, in fp32."""

@@ -46,12 +46,6 @@ def without(other: str) -> Rule:
     return rule
 
 
-def from_scratch(opt: Namespace) -> str | None:
-    """Read where a run starts from nothing; 0 is true of any other."""
-    other = "resume" if opt.resume else "init_from" if opt.init_from else None
-    return other and opt.warm_steps and f"a run with --{other} has no warm start; leave it out"
-
-
 def refuse_unread(rows: dict[str, list[Rule]], given: dict, opt: Namespace) -> None:
     """Raise UserError if an option that stands on the command line would not be read.
 

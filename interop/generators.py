@@ -131,6 +131,11 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
                     else ""
                 )
             )
+    if given.get("warm_steps") and "netD_A" in found.nets:
+        raise UserError(
+            f"--warm_steps {given['warm_steps']}: --init_from {found.path} brings its "
+            "discriminators, and nothing is left to warm; leave it out"
+        )
     taken = {
         key: found.options[key]
         for key in ("image_size", "crop")

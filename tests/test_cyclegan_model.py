@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -304,6 +305,18 @@ def test_a_warm_start_makes_one_autoencoder_of_both_generators(options):
     model.optimize_parameters()  # and trains on from there, each for itself
     assert not torch.equal(flat(model.nets["netG_A"]), flat(model.nets["netG_B"]))
     assert not torch.equal(flat(model.nets["netG_A"]), weights)
+
+
+def test_discriminators_of_given_generators_learn_first_and_alone(options):
+    model = CycleGANModel(options(generator="resnet8", ngf=8, warm_steps=30))
+    images = np.zeros((2, 6, 64, 64, 3), np.uint8)
+    images[1] = 255
+    before = {name: flat(net) for name, net in model.nets.items()}
+    losses = list(model.warm_discriminators(UnpairedBatches(*images, 2, seed=0)))
+    assert len(losses) == 30 and losses[-1] < 0.5 * losses[0]
+    for name, net in model.nets.items():
+        assert torch.equal(flat(net), before[name]) != name.startswith("netD"), name
+    assert model.steps == 0 and not model.optimizer_G.state
 
 
 def test_identity_in_one_call_with_the_translation_changes_neither(options):

@@ -143,12 +143,24 @@ def test_what_shapes_the_nets_is_taken_over_and_contradictions_name_the_flag(tra
     assert (opt.ngf, opt.ndf, opt.spectral_norm) == (4, 8, False)
 
 
+def test_discriminators_that_a_run_brings_are_not_warmed(train, script):
+    assert train("--name", "old", "--niter", 1, "--niter_decay", 0).code == 0
+    few = ["--batch_size", 4, "--niter", 1, "--niter_decay", 0, "--gpu_ids", -1]
+    done = script("train.py", "--init_from", "model_ckpt/old", *few, "--warm_steps", 2)
+    assert done.code == 2 and done.err.startswith(
+        "error: --warm_steps 2: --init_from model_ckpt/old"
+    )
+    done = script("train.py", "--init_from", "model_ckpt/old", *few)
+    assert done.code == 0 and "Warm start" not in done.out
+
+
 def test_init_from_trains_a_run_that_resumes_without_the_file(train, script):
     assert train("--name", "old", "--niter", 1, "--niter_decay", 0).code == 0
     assert script("publish.py", "--name", "old", "--output", "out").code == 0
-    few = ["--batch_size", 4, "--ndf", 4, "--niter_decay", 0, "--gpu_ids", -1]
+    few = ["--batch_size", 4, "--ndf", 4, "--niter_decay", 0, "--gpu_ids", -1, "--warm_steps", 2]
     done = script("train.py", "--init_from", "out", "--name", "new", "--niter", 1, *few)
     assert done.code == 0 and "Starting from out (published): netG_A" in done.out
+    assert "Warm start: loss of the discriminators" in done.out
     for file in Path("out").iterdir():
         file.unlink()
     done = script("train.py", "--resume", "--name", "new", "--niter", 2)
