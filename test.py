@@ -10,7 +10,7 @@
     python test.py --ckpt model_ckpt/pretrained  # the published model, on the bundled inputs
     python test.py --ckpt latest_net_G.pth --direction BtoA --domain_B_path data/person_test
 
---ckpt takes the files of other projects too (layouts.py). Without it and --name the newest run is
+--ckpt takes the files of other projects too (interop/layouts.py). Without it and --name the newest run is
 taken or, where there is none, the pretrained model; for your own pictures, named without a flag,
 always that one, and persons become anime unless --direction says otherwise.
 

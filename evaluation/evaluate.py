@@ -165,7 +165,7 @@ def evaluate_options() -> tuple[Namespace, dict]:
     )
     fid = parser.add_argument_group("FID and KID (pip install -r requirements-eval.txt)")
     fid.add_argument("--inception_weights", help="local file, for machines without a network")
-    fid.add_argument("--features", help="own encoder in Inception's place (see encoder.py)")
+    fid.add_argument("--features", help="own encoder in Inception's place (see dtn/encoder.py)")
     run = parser.add_argument_group("run")
     run.add_argument("--batch_size", type=whole(1), default=50, help="images at a time")
     run.add_argument("--seed", type=whole(0), default=0, help="of patches and resampling")

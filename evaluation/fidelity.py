@@ -3,7 +3,7 @@
     pip install -r requirements-eval.txt
 
 The features are those of the Inception network that published numbers rest on, or of an encoder of
-one's own (encoder.py). Inception was trained on ImageNet's photographs; Morozov et al. 2021 ("On
+one's own (dtn/encoder.py). Inception was trained on ImageNet's photographs; Morozov et al. 2021 ("On
 self-supervised image representations for GAN evaluation") find that away from ImageNet it can rank
 models misleadingly, self-supervised encoders more sensibly. They show it for photographs, not for
 drawings. Numbers compare only under the same features.
@@ -65,7 +65,7 @@ def fid_kid(
     `subset_size` is half of the smaller set, within 100 and 1000, unless given. Subsets of a whole
     set are all the same, so that their deviation says nothing.
 
-    `features` is a file of an encoder (see encoder.py), in the place of Inception.
+    `features` is a file of an encoder (see dtn/encoder.py), in the place of Inception.
     `inception_weights` is the file that torch-fidelity otherwise fetches at its first use.
     The global random state of torch is left as it was.
 
