@@ -10,9 +10,9 @@
     python test.py --ckpt model_ckpt/pretrained  # the published model, on the bundled inputs
     python test.py --ckpt latest_net_G.pth --direction BtoA --domain_B_path data/person_test
 
---ckpt takes the files of other projects too (interop/layouts.py). Without it and --name the newest run is
-taken or, where there is none, the pretrained model; for your own pictures, named without a flag,
-always that one, and persons become anime unless --direction says otherwise.
+--ckpt takes the files of other projects too (interop/layouts.py). Without it and --name the newest
+run is taken or, where there is none, the pretrained model; for your own pictures, named without a
+flag, always that one, and persons become anime unless --direction says otherwise.
 
 Without pictures, writes grids to test_image/: 0__person_real.png beside 0__anime_test.png, its
 translation tile for tile, 0__anime_real.png beside 0__person_test.png, and so on; grids of an

@@ -17,8 +17,8 @@ class TranslationModel:
 
     CycleGANModel and DTNModel are the only ones; each makes its nets with _add, _add_averages and
     _add_optimizers, and has set_input, forward, backward_G, backward_D and translate of its own.
-    Weights start from opt.seed. With several processes (common/distributed.py) each one passes its share
-    of the batch; gradients are averaged.
+    Weights start from opt.seed. With several processes (common/distributed.py) each one passes its
+    share of the batch; gradients are averaged.
 
     nets: what a checkpoint holds, by name, without nn.DataParallel around it.
     """

@@ -9,7 +9,7 @@ with each row's flags, and measures on the 200 held-out true pairs, which no tra
 variance of f    of f(x) over the held-out persons, each number relative to what it was before
                  training: 1 is unchanged, 0 is an f that tells nothing apart
 f kept           share of that variance which f finds again in the translations
-spread           of the outputs relative to real anime (evaluation/metrics.py); near 0 is one picture for all
+spread           of the outputs relative to real anime (evaluation/metrics.py); near 0: one for all
 hair, colours, shapes   share of outputs that show the true factor; shuffled pairs beside hair
 
 Runs are kept in --work: an interrupted comparison continues.

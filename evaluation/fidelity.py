@@ -3,10 +3,10 @@
     pip install -r requirements-eval.txt
 
 The features are those of the Inception network that published numbers rest on, or of an encoder of
-one's own (dtn/encoder.py). Inception was trained on ImageNet's photographs; Morozov et al. 2021 ("On
-self-supervised image representations for GAN evaluation") find that away from ImageNet it can rank
-models misleadingly, self-supervised encoders more sensibly. They show it for photographs, not for
-drawings. Numbers compare only under the same features.
+one's own (dtn/encoder.py). Inception was trained on ImageNet's photographs; Morozov et al. 2021
+("On self-supervised image representations for GAN evaluation") find that away from ImageNet it can
+rank models misleadingly, self-supervised encoders more sensibly. They show it for photographs, not
+for drawings. Numbers compare only under the same features.
 """
 
 import copy
