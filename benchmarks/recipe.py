@@ -35,6 +35,8 @@ ROWS = {
     "cycle_pool 1": "--cycle_pool 1",
     "cycle_pool 8": "--cycle_pool 8",
     "lr_G 2e-4": "--lr_G 2e-4",
+    "n_critic 2": "--n_critic 2",
+    "n_critic 5": "--n_critic 5",
     "ndf 32": "--ndf 32",
     "ndf 64": "--ndf 64",
     "lambda 5": "--lambda_A 5 --lambda_B 5 --lambda_idt 1.0",  # its weight stays what it is
