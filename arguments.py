@@ -12,7 +12,7 @@ import torch
 from common.device import resolve_amp, resolve_gpu_ids
 from common.errors import UserError
 from common.options import given_options
-from common.unread import DEMO_HAS_OWN, beside, only, refuse_unread, without
+from common.unread import DEMO_HAS_OWN, beside, only, refuse_unread, unless_resumed, without
 from dtn import options as dtn_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
@@ -25,7 +25,7 @@ TRAIN = {
     **{key: [CYCLEGAN] for key in dtn_options.CYCLEGAN_ONLY},
     **{key: [DTN] for key in dtn_options.DTN_ONLY},
     "n_blocks": [CYCLEGAN, only(generator=("resnet8", "resnet"))],
-    "warm_steps": [CYCLEGAN, without("resume")],
+    "warm_steps": [CYCLEGAN, unless_resumed],
     "lambda_gp": [CYCLEGAN, only(gan_mode=PENALTY_MODES)],
     "clip_value": [CYCLEGAN, only(gan_mode=("wgan",))],
     "attention": [only(model=("dtn",), generator=("sagan",), discriminator=("sagan",))],

@@ -46,6 +46,11 @@ def without(other: str) -> Rule:
     return rule
 
 
+def unless_resumed(opt: Namespace) -> str | None:
+    """Read where a run begins; 0 is true of any other."""
+    return opt.warm_steps and without("resume")(opt)
+
+
 def refuse_unread(rows: dict[str, list[Rule]], given: dict, opt: Namespace) -> None:
     """Raise UserError if an option that stands on the command line would not be read.
 

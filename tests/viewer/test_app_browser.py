@@ -188,7 +188,7 @@ def no_opencv(monkeypatch):
 
 def test_without_opencv_the_page_says_what_to_install(no_opencv, visit):
     page = visit()
-    playwright.expect(page.locator("#finding")).to_contain_text("opencv-python-headless<5")
+    playwright.expect(page.locator("#finding")).to_contain_text("requirements-app.txt")
     playwright.expect(page.locator("#find")).to_be_disabled()
     page.set_input_files("#file", PERSON)
     translated(page)
