@@ -90,9 +90,15 @@ def test_a_run_resumed_in_other_memory_formats_ends_where_one_that_kept_its_own_
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("kwargs", [{"gan_mode": "wgan", "generator": "unet"}, {"model": "dtn"}])
+@pytest.mark.parametrize(
+    "kwargs,tolerance", [({"gan_mode": "wgan", "generator": "unet"}, 1e-2), ({"model": "dtn"}, 0.3)]
+)
 def test_single_precision_drifts_no_further_than_rounding_when_the_memory_format_changes(
-    build, formats, kwargs
+    build, formats, kwargs, tolerance
 ):
-    """But for biases before a norm, whose gradients are nothing but rounding."""
-    compare(build, formats, 1e-2, without_biases=True, n_critic=1, **kwargs)
+    """But for biases before a norm, whose gradients are nothing but rounding.
+
+    DTN's encoder hardly moves in so few steps, and Adam makes a fifth of that of rounding on a CPU
+    with AMX. Moments given to the wrong weights would lead it elsewhere altogether.
+    """
+    compare(build, formats, tolerance, without_biases=True, n_critic=1, **kwargs)
