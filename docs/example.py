@@ -39,10 +39,11 @@ def main() -> None:
     parser.add_argument("--domain_B_path", type=Path, required=True, help="persons to sample from")
     parser.add_argument("--count", type=whole(1), default=16, help="tiles in a row")
     parser.add_argument("--seed", type=whole(0), default=0, help="of the sample")
-    parser.add_argument(
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument(
         "--output", type=Path, default=ROOT / PRETRAINED / "example.png", help="file to write"
     )
-    parser.add_argument("--inputs", type=Path, help="folder for single faces, in place of the grid")
+    files.add_argument("--inputs", type=Path, help="folder for single faces, in place of the grid")
     opt = parser.parse_args()
     model, _ = load_generators(opt.ckpt, [], batch_size=opt.count)
     size, rows = model.opt.image_size, []
