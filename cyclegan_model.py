@@ -70,14 +70,15 @@ class CycleGANModel(TranslationModel):
 
     def forward(self) -> None:
         """Translate there and back, in both directions; and into their own domain, for identity."""
-        if self.opt.lambda_idt:  # in one call, since no layer mixes the images of a batch
-            both = torch.cat([self.real_A, self.real_B])
-            self.fake_B, self.idt_A = self.run(self.netG_A, both).chunk(2)
-            self.idt_B, self.fake_A = self.run(self.netG_B, both).chunk(2)
-        else:
-            self.make_fakes()
-        self.rec_A = self.run(self.netG_B, self.fake_B)
-        self.rec_B = self.run(self.netG_A, self.fake_A)
+        with self.autocast():
+            if self.opt.lambda_idt:  # in one call, since no layer mixes the images of a batch
+                both = torch.cat([self.real_A, self.real_B])
+                self.fake_B, self.idt_A = self.run(self.netG_A, both).chunk(2)
+                self.idt_B, self.fake_A = self.run(self.netG_B, both).chunk(2)
+            else:
+                self.make_fakes()
+            self.rec_A = self.run(self.netG_B, self.fake_B)
+            self.rec_B = self.run(self.netG_A, self.fake_A)
 
     def make_fakes(self) -> None:
         """All that the discriminators need, where the generators do not learn."""

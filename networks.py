@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
+from common.layers import InstanceNorm2d, ReflectionPad2d
 from self_attention import SelfAttention
 
 
@@ -118,13 +119,13 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv_block = nn.Sequential(
-            nn.ReflectionPad2d(1),
+            ReflectionPad2d(1),
             nn.Conv2d(channels, channels, kernel_size=3),
-            nn.InstanceNorm2d(channels),
+            InstanceNorm2d(channels),
             nn.ReLU(inplace=True),
-            nn.ReflectionPad2d(1),
+            ReflectionPad2d(1),
             nn.Conv2d(channels, channels, kernel_size=3),
-            nn.InstanceNorm2d(channels),
+            InstanceNorm2d(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ class ResnetGenerator(nn.Module):
 
     def __init__(self, ngf: int = 64, n_blocks: int = 6) -> None:
         super().__init__()
-        layers = [nn.ReflectionPad2d(3), *conv_norm_relu(nn.Conv2d(3, ngf, kernel_size=7))]
+        layers = [ReflectionPad2d(3), *conv_norm_relu(nn.Conv2d(3, ngf, kernel_size=7))]
         for c in (ngf, ngf * 2):  # feature maps: H -> H/2 -> H/4
             layers += conv_norm_relu(nn.Conv2d(c, c * 2, kernel_size=3, stride=2, padding=1))
         layers += [ResidualBlock(ngf * 4) for _ in range(n_blocks)]
@@ -151,7 +152,7 @@ class ResnetGenerator(nn.Module):
             layers += conv_norm_relu(
                 nn.ConvTranspose2d(c, c // 2, 3, stride=2, padding=1, output_padding=1)
             )
-        layers += [nn.ReflectionPad2d(3), nn.Conv2d(ngf, 3, kernel_size=7), nn.Tanh()]
+        layers += [ReflectionPad2d(3), nn.Conv2d(ngf, 3, kernel_size=7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -224,13 +225,13 @@ class UnetGenerator(nn.Module):
             if i > 0:
                 layers.insert(0, nn.LeakyReLU(0.2))
             if 0 < i < len(widths) - 1:
-                layers.append(nn.InstanceNorm2d(c))
+                layers.append(InstanceNorm2d(c))
             self.downs.append(nn.Sequential(*layers))
             c_in = c
         self.ups = nn.ModuleList()
         for c in reversed(widths[:-1]):
             convolution = nn.ConvTranspose2d(c_in, c, kernel_size=4, stride=2, padding=1)
-            self.ups.append(nn.Sequential(nn.ReLU(), convolution, nn.InstanceNorm2d(c)))
+            self.ups.append(nn.Sequential(nn.ReLU(), convolution, InstanceNorm2d(c)))
             c_in = c * 2  # what comes up, beside what the skip brings
         convolution = nn.ConvTranspose2d(c_in, 3, kernel_size=4, stride=2, padding=1)
         self.head = nn.Sequential(nn.ReLU(), convolution, nn.Tanh())
@@ -284,7 +285,7 @@ class SaganGenerator(nn.Module):
 
 
 def conv_norm_relu(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
-    return [convolution, nn.InstanceNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
+    return [convolution, InstanceNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
 
 
 # --------------------------------------------------------------------------- discriminators
@@ -331,7 +332,7 @@ class PatchDiscriminator(nn.Module):
         for c, stride in ((ndf, 2), (ndf * 2, 2), (ndf * 4, 1)):
             layers.append(nn.Conv2d(c, c * 2, kernel_size=4, stride=stride, padding=1))
             if instance_norm:
-                layers.append(nn.InstanceNorm2d(c * 2))
+                layers.append(InstanceNorm2d(c * 2))
             layers.append(nn.LeakyReLU(0.2))
         layers.append(nn.Conv2d(ndf * 8, classes, kernel_size=4, padding=1))
         self.model = nn.Sequential(*layers)

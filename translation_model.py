@@ -122,8 +122,12 @@ class TranslationModel:
 
     def run(self, net: nn.Module, *inputs: object) -> Tensor:
         """A net's output: computed in bf16 where --amp says so, handed out, and judged, in fp32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.amp == "bf16"):
+        with self.autocast():
             return net(*inputs).float()
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where --amp says so. Around several calls of a net it casts the weights once."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.opt.amp == "bf16")
 
     def _require_grad_D(self, required: bool) -> None:
         for name in self.names_D:

@@ -6,6 +6,7 @@ from argparse import Namespace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.layers import InstanceNorm2d
 from networks import add_spectral_norm, init_weights
 from self_attention import SelfAttention
 
@@ -26,7 +27,7 @@ class FeatureNorm(nn.Module):
 
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
-        self.norm = nn.InstanceNorm2d(channels)
+        self.norm = InstanceNorm2d(channels)
         self.style = nn.Linear(dim, 2 * channels)
         nn.init.normal_(self.style.weight, 0.0, 0.5)
         nn.init.zeros_(self.style.bias)

@@ -1,0 +1,68 @@
+"""Two layers of torch, in the form that is fastest in bfloat16 on a CPU. They hold no weights."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ReflectionPad2d(nn.ReflectionPad2d):
+    """torch's, out of reach of autocast, which on a CPU has it done in float32, there and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """Instance norm: (B, C, H, W) -> the same, each channel of each image with mean 0, variance 1.
+
+    torch's, but for training in bfloat16 and channels-last on a CPU. There torch's copies what
+    comes in to plain memory and leaves it so, and the next convolution has to copy it back.
+
+    Source: Ulyanov et al. 2016, equation 4; without weights, and without running means.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _copied_by_torch(x) and x.requires_grad and not torch.compiler.is_compiling():
+            return ImageByImage.apply(x, self.eps)
+        return super().forward(x)
+
+
+def _copied_by_torch(x: Tensor) -> bool:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return last and x.device.type == "cpu" and x.dtype is torch.bfloat16
+
+
+class ImageByImage(torch.autograd.Function):
+    """Instance norm as batch norm of one image after the other, which knows channels-last.
+
+    It can be differentiated once. A gradient penalty needs twice, but is computed in float32.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, eps: float) -> Tensor:
+        y, statistics = torch.empty_like(x), []
+        # Weights of 1 in float32, since means and variances are taken in their precision.
+        one = torch.ones(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+        for image, out in zip(x.split(1), y.split(1), strict=True):
+            normed, *found = torch.native_batch_norm(
+                image, one, torch.zeros_like(one), None, None, True, 0.0, eps
+            )
+            out.copy_(normed)
+            statistics.append(torch.stack(found))  # means and inverse deviations, (2, C)
+        ctx.save_for_backward(x, one, torch.stack(statistics))
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        x, one, statistics = ctx.saved_tensors
+        result = torch.empty_like(x)
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        parts = zip(gradient.split(1), x.split(1), statistics, result.split(1), strict=True)
+        for grad, image, (mean, inverse), out in parts:
+            found, _, _ = torch.ops.aten.native_batch_norm_backward(
+                grad, image, one, None, None, mean, inverse, True, ctx.eps, [True, False, False]
+            )
+            out.copy_(found)
+        return result, None
