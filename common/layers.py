@@ -1,5 +1,7 @@
 """Two layers of torch, in the form that is fastest in bfloat16 on a CPU. They hold no weights."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,7 @@ class ImageByImage(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         y, statistics = torch.empty_like(x), []
         # Weights of 1 in float32, since means and variances are taken in their precision.
         one = torch.ones(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
@@ -55,7 +57,7 @@ class ImageByImage(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         x, one, statistics = ctx.saved_tensors
         result = torch.empty_like(x)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
