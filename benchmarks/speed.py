@@ -42,12 +42,13 @@ sys.path.insert(0, str(ROOT))
 from arguments import train_options
 from benchmarks.modes import clock
 from common.device import tune_backends
+from common.layers import InstanceNorm2d, ReflectionPad2d
 from cyclegan_model import CycleGANModel, ImagePool
 from dataset import UnpairedBatches, load_folder
 from losses import discriminator_loss
 from training.logbook import peak_memory_mb
 
-PARTS = ("step", "loader", "start", "nets")
+PARTS = ("step", "layers", "loader", "start", "nets")
 NETS = (
     *(f"--generator resnet --ngf {n}" for n in (32, 64)),
     *(f"--generator resnet8 --ngf {n}" for n in (32, 48, 64)),
@@ -104,6 +105,17 @@ class PlainModel(CycleGANModel):
         self.health.keep_losses(self.steps, losses)
 
 
+class TorchLayers(CycleGANModel):
+    """The fast step with torch's own padding and instance norm in place of common/layers.py."""
+
+    def __init__(self, opt: Namespace) -> None:
+        super().__init__(opt)
+        for net in self.nets.values():
+            for module in net.modules():
+                if isinstance(module, ReflectionPad2d | InstanceNorm2d):
+                    module.__class__ = type(module).__mro__[1]
+
+
 def seconds(call: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -152,6 +164,25 @@ def peak_flops(device: torch.device, dtype: torch.dtype, batch: int, image_size:
     }
 
 
+def pairs_per_s(
+    steps: dict[str, Callable[[], None]], batch: int, rounds: int, device: torch.device
+) -> dict[str, float]:
+    """Rates of steps that are done in turns: medians over the rounds, after two that warm up."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 2):
+        for name, step in steps.items():
+            times[name].append(seconds(step, device))
+    return {name: batch / statistics.median(taken[2:]) for name, taken in times.items()}
+
+
+def measure_layers(opt: Namespace, rounds: int) -> dict:
+    """The fast step with torch's layers and with ours, in turns."""
+    models = {"torch": TorchLayers(opt), "ours": CycleGANModel(opt)}
+    steps = {name: stepper(model) for name, model in models.items()}
+    rates = pairs_per_s(steps, opt.batch_size, rounds, models["ours"].device)
+    return {"pairs_per_s": rates, "ratio": rates["ours"] / rates["torch"]}
+
+
 def measure_step(opt: Namespace, rounds: int) -> dict:
     """Plain and fast step in turns."""
     plain, fast = PlainModel(opt), CycleGANModel(opt)
@@ -161,13 +192,7 @@ def measure_step(opt: Namespace, rounds: int) -> dict:
     flops = counter.get_total_flops() / opt.batch_size
     steps = {"plain": stepper(plain), "fast": stepper(fast)}
     first = seconds(steps["fast"], device)
-    times: dict[str, list[float]] = {"plain": [], "fast": []}
-    for round_ in range(rounds + 2):
-        for name, step in steps.items():
-            taken = seconds(step, device)
-            if round_ >= 2:  # the first ones warm up
-                times[name].append(taken)
-    rates = {name: opt.batch_size / statistics.median(t) for name, t in times.items()}
+    rates = pairs_per_s(steps, opt.batch_size, rounds, device)
     dtype = torch.bfloat16 if opt.amp == "bf16" else torch.float32
     peak = peak_flops(device, dtype, opt.batch_size, opt.image_size)
     return {
@@ -327,6 +352,9 @@ def main() -> None:
     if "step" in options.parts:
         results["step"] = measure_step(opt, options.rounds)
         print(json.dumps({"step": results["step"]}))
+    if "layers" in options.parts:
+        results["layers"] = measure_layers(opt, options.rounds)
+        print(json.dumps({"layers": results["layers"]}))
     if "loader" in options.parts:
         rate = results["step"]["pairs_per_s"]["fast"] if "step" in results else None
         results["loader"] = measure_loader(opt, options.rounds, rate)
@@ -366,6 +394,14 @@ def table(results: dict) -> str:
             ),
             ("peak memory", f"{step['peak_memory_mb']} MiB"),
         ]
+    if layers := results.get("layers"):
+        rates = layers["pairs_per_s"]
+        rows.append(
+            (
+                "our layers over torch's",
+                f"{rates['ours']:.2f} / {rates['torch']:.2f} pairs/s = **{layers['ratio']:.2f}x**",
+            )
+        )
     if loader := results.get("loader"):
         rates = loader["images_per_s"]
         text = f"{rates['ours']:,.0f} images/s; Pillow with DataLoader {rates['pillow']:,.0f}"

@@ -5,10 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import benchmarks.scaling as scaling
 from arguments import train_options
 from benchmarks import speed
+from common.layers import InstanceNorm2d, ReflectionPad2d
+from cyclegan_model import CycleGANModel
 
 TINY = "--generator resnet8 --ngf 4 --ndf 4 --n_blocks 1 --gpu_ids -1 --amp off".split()
 
@@ -67,3 +71,17 @@ def test_each_net_alone_has_a_time(monkeypatch):
     flags = "--batch_size 1 --gpu_ids -1 --amp off --n_blocks 1".split()
     found = speed.measure_nets(flags, 1)["ms_per_image"]
     assert list(found) == list(speed.NETS) and all(ms > 0 for ms in found.values())
+
+
+def test_torchs_layers_make_the_same_step():
+    flags = "--generator resnet --ngf 4 --ndf 4 --n_blocks 1 --batch_size 1 --gpu_ids -1 --amp off"
+    opt, _ = train_options(flags.split())
+    ends = []
+    for make in (speed.TorchLayers, CycleGANModel):
+        model = make(opt)
+        speed.stepper(model)()
+        used = {type(module) for net in model.nets.values() for module in net.modules()}
+        assert (nn.InstanceNorm2d in used) != bool({InstanceNorm2d, ReflectionPad2d} & used)
+        ends.append(torch.cat([p.flatten() for p in model.netG_A.parameters()]))
+    assert torch.equal(*ends)
+    assert speed.measure_layers(opt, 1)["ratio"] > 0
