@@ -57,7 +57,7 @@ DEMO_DEFAULTS = {
     "warm_steps": 300,
     "shift": 2,
     "niter": 2,
-    "niter_decay": 3,
+    "niter_decay": 2,
     "lr_G": 4e-4,
     "ema": 0.99,
 }

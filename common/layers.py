@@ -24,14 +24,18 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if _copied_by_torch(x) and x.requires_grad and not torch.compiler.is_compiling():
+        if _slow_in_torch(x) and x.requires_grad and not torch.compiler.is_compiling():
             return ImageByImage.apply(x, self.eps)
         return super().forward(x)
 
 
-def _copied_by_torch(x: Tensor) -> bool:
+def _slow_in_torch(x: Tensor) -> bool:
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return last and x.device.type == "cpu" and x.dtype is torch.bfloat16
+    copied = last and x.device.type == "cpu" and x.dtype is torch.bfloat16
+    return copied and x[0].numel() >= WORTH_A_CALL
+
+
+WORTH_A_CALL = 2**15  # numbers in an image: of smaller ones a copy is cheaper than so many calls
 
 
 class ImageByImage(torch.autograd.Function):
@@ -42,16 +46,18 @@ class ImageByImage(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        y, statistics = torch.empty_like(x), []
-        # Weights of 1 in float32, since means and variances are taken in their precision.
-        one = torch.ones(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-        for image, out in zip(x.split(1), y.split(1), strict=True):
-            normed, *found = torch.native_batch_norm(
-                image, one, torch.zeros_like(one), None, None, True, 0.0, eps
+        # Weights of 1 in float32, since means and deviations have the weights' precision.
+        precise = torch.promote_types(x.dtype, torch.float32)
+        one, zero = x.new_ones(x.shape[1], dtype=precise), x.new_zeros(x.shape[1], dtype=precise)
+        y, statistics = torch.empty_like(x), one.new_empty(len(x), 2, x.shape[1])
+        for image, out, (mean, inverse) in zip(x.split(1), y.split(1), statistics, strict=True):
+            torch.ops.aten.native_batch_norm.out(
+                *(image, one, zero, None, None, True, 0.0, eps),
+                out=out,
+                save_mean=mean,
+                save_invstd=inverse,
             )
-            out.copy_(normed)
-            statistics.append(torch.stack(found))  # means and inverse deviations, (2, C)
-        ctx.save_for_backward(x, one, torch.stack(statistics))
+        ctx.save_for_backward(x, one, statistics)
         ctx.eps = eps
         return y
 
@@ -59,12 +65,13 @@ class ImageByImage(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         x, one, statistics = ctx.saved_tensors
-        result = torch.empty_like(x)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        parts = zip(gradient.split(1), x.split(1), statistics, result.split(1), strict=True)
-        for grad, image, (mean, inverse), out in parts:
-            found, _, _ = torch.ops.aten.native_batch_norm_backward(
-                grad, image, one, None, None, mean, inverse, True, ctx.eps, [True, False, False]
+        found = [
+            torch.ops.aten.native_batch_norm_backward(
+                *(grad, image, one, None, None, mean, inverse, True, ctx.eps, [True, False, False])
+            )[0]
+            for grad, image, (mean, inverse) in zip(
+                gradient.split(1), x.split(1), statistics, strict=True
             )
-            out.copy_(found)
-        return result, None
+        ]
+        return torch.cat(found), None
