@@ -56,8 +56,9 @@ DEMO_DEFAULTS = {
     "ndf": 32,
     "warm_steps": 300,
     "shift": 2,
-    "niter": 2,
-    "niter_decay": 2,
+    "n_critic": 2,
+    "niter": 3,
+    "niter_decay": 3,
     "lr_G": 4e-4,
     "ema": 0.99,
 }
