@@ -31,7 +31,6 @@ DEMO_DEFAULTS = {
     "batch_size": 8,
     "ngf": 16,
     "ndf": 32,
-    "n_critic": 1,
     "niter": 4,
     "niter_decay": 4,
     "lambda_tid": 15.0,
