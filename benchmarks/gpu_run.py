@@ -35,8 +35,9 @@ sys.path.insert(0, str(ROOT))
 
 from arguments import train_options
 from benchmarks.curve import Curve, TestImages, add_options, describe, row
+from benchmarks.loading import seconds
 from benchmarks.modes import Data, batches_for
-from benchmarks.speed import measure_step, seconds
+from benchmarks.speed import measure_step
 from common.errors import UserError, one_line_errors
 from cyclegan_model import CycleGANModel
 from interop.generators import start_from

@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from arguments import train_options
+from benchmarks.loading import seconds
 from benchmarks.recipe import DEFAULT
-from benchmarks.speed import seconds
 from common import distributed
 from cyclegan_model import CycleGANModel
 from dataset import UnpairedBatches
