@@ -29,6 +29,7 @@ from losses import (
     generator_loss,
     gradient_penalty,
     identity_loss,
+    negatives,
     shift,
     total,
 )
@@ -89,8 +90,8 @@ class CycleGANModel(TranslationModel):
         """Gradients of both generators; returns their losses by name, weights applied."""
         opt = self.opt
         losses = {
-            "G_A": generator_loss(opt.gan_mode, self.run(self.netD_B, self._shifted(self.fake_B))),
-            "G_B": generator_loss(opt.gan_mode, self.run(self.netD_A, self._shifted(self.fake_A))),
+            "G_A": self._loss_of_G(self.netD_B, self.fake_B, self.real_B),
+            "G_B": self._loss_of_G(self.netD_A, self.fake_A, self.real_A),
             "cycle_A": opt.lambda_A * cycle_loss(self.rec_A, self.real_A, opt.cycle_pool),
             "cycle_B": opt.lambda_B * cycle_loss(self.rec_B, self.real_B, opt.cycle_pool),
         }
@@ -100,6 +101,11 @@ class CycleGANModel(TranslationModel):
             losses["idt_B"] = weight_A * identity_loss(self.idt_B, self.real_A)
         total(losses).backward()
         return losses
+
+    def _loss_of_G(self, netD: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
+        images = [fake, real] if self.opt.gan_mode == "relativistic" else [fake]
+        preds = self.run(netD, self._shifted(torch.cat(images))).split(len(fake))
+        return generator_loss(self.opt.gan_mode, *preds)
 
     def backward_D(self) -> dict[str, Tensor]:
         """Gradients of both discriminators; returns their losses by name."""
@@ -111,11 +117,15 @@ class CycleGANModel(TranslationModel):
     def _backward_D(
         self, domain: str, netD: nn.Module, real: Tensor, fake: Tensor
     ) -> dict[str, Tensor]:
-        mode = self.opt.gan_mode
-        # One call for both: no layer mixes the images of a batch.
-        both = self._shifted(torch.cat([real, fake]))
-        pred_real, pred_fake = self.run(netD, both).chunk(2)
-        losses = {f"D_{domain}": discriminator_loss(mode, pred_real, pred_fake)}
+        mode, share = self.opt.gan_mode, self.opt.negatives
+        images = [real, fake]
+        if share:
+            other = self.real_B if domain == "A" else self.real_A
+            images.append(negatives(real, other, self.generator))
+        # One call for all: no layer mixes the images of a batch.
+        pred_real, *preds = self.run(netD, self._shifted(torch.cat(images))).split(len(real))
+        loss, *more = (discriminator_loss(mode, pred_real, pred) for pred in preds)
+        losses = {f"D_{domain}": torch.lerp(loss, more[0], share) if more else loss}
         if mode in PENALTY_MODES:
             penalty = gradient_penalty(netD, real, fake, self.generator)
             losses[f"gp_{domain}"] = self.opt.lambda_gp * penalty

@@ -1,15 +1,17 @@
 """The losses as free functions: adversarial (a branch per --gan_mode), penalty, cycle, identity.
 
-| gan_mode | D minimises                                | G minimises          | D regularised by |
-| -------- | ------------------------------------------ | -------------------- | ---------------- |
-| sn       | max(0, 1 - D(real)) + max(0, 1 + D(fake))  | -D(fake)             | spectral norm    |
-| sn+gp    | D(fake) - D(real) + lambda_gp * penalty    | -D(fake)             | both             |
-| wgan     | D(fake) - D(real)                          | -D(fake)             | weight clipping  |
-| wgangp   | D(fake) - D(real) + lambda_gp * penalty    | -D(fake)             | gradient penalty |
-| lsgan    | half of (D(real) - 1)^2 + D(fake)^2        | (D(fake) - 1)^2      | spectral norm    |
-| vanilla  | half of the cross-entropy of real and fake | -log sigmoid D(fake) | spectral norm    |
+| gan_mode     | D minimises                             | G minimises          | D regularised by |
+| ------------ | --------------------------------------- | -------------------- | ---------------- |
+| sn           | max(0, 1 - D(real)) + max(0, 1+D(fake)) | -D(fake)             | spectral norm    |
+| sn+gp        | D(fake) - D(real) + lambda_gp * penalty | -D(fake)             | both             |
+| wgan         | D(fake) - D(real)                       | -D(fake)             | weight clipping  |
+| wgangp       | D(fake) - D(real) + lambda_gp * penalty | -D(fake)             | gradient penalty |
+| lsgan        | half of (D(real) - 1)^2 + D(fake)^2     | (D(fake) - 1)^2      | spectral norm    |
+| vanilla      | half of cross-entropy of real and fake  | -log sigmoid D(fake) | spectral norm    |
+| relativistic | softplus(D(fake) - D(real))             | the same, exchanged  | spectral norm    |
 
 Means over all logits. The halves are CycleGAN's (appendix 7.1): they slow D relative to G.
+relativistic compares pairs of a real and a fake image, so it never stops telling bad from worse.
 """
 
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from common.tensors import upload
 
-GAN_MODES = ("sn", "sn+gp", "wgan", "wgangp", "lsgan", "vanilla")
+GAN_MODES = ("sn", "sn+gp", "wgan", "wgangp", "lsgan", "vanilla", "relativistic")
 PENALTY_MODES = ("sn+gp", "wgangp")
 WASSERSTEIN_MODES = ("wgan", "wgangp", "sn+gp")
 
@@ -30,7 +32,7 @@ def discriminator_loss(gan_mode: str, pred_real: Tensor, pred_fake: Tensor) -> T
 
     Sources: sn: Lim and Ye 2017, used with spectral norm by Miyato et al. 2018, section 4;
     Wasserstein: Arjovsky et al. 2017, section 3; lsgan: Mao et al. 2017, section 3.2; vanilla:
-    Goodfellow et al. 2014, section 3.
+    Goodfellow et al. 2014, section 3; relativistic: Jolicoeur-Martineau 2019, section 4.1.
     """
     if gan_mode == "sn":
         return F.relu(1 - pred_real).mean() + F.relu(1 + pred_fake).mean()
@@ -40,17 +42,24 @@ def discriminator_loss(gan_mode: str, pred_real: Tensor, pred_fake: Tensor) -> T
         return 0.5 * ((pred_real - 1).square().mean() + pred_fake.square().mean())
     if gan_mode == "vanilla":
         return 0.5 * (F.softplus(-pred_real).mean() + F.softplus(pred_fake).mean())
+    if gan_mode == "relativistic":
+        return F.softplus(pred_fake - pred_real).mean()
     raise ValueError(f"unknown gan_mode {gan_mode!r}")
 
 
-def generator_loss(gan_mode: str, pred_fake: Tensor) -> Tensor:
-    """Scalar that G minimises; logits of any shape. Sources as in discriminator_loss."""
+def generator_loss(gan_mode: str, pred_fake: Tensor, pred_real: Tensor | None = None) -> Tensor:
+    """Scalar that G minimises; logits of any shape. Sources as in discriminator_loss.
+
+    pred_real: of as many real images; needed by "relativistic", and read by no other.
+    """
     if gan_mode == "sn" or gan_mode in WASSERSTEIN_MODES:
         return -pred_fake.mean()
     if gan_mode == "lsgan":
         return (pred_fake - 1).square().mean()
     if gan_mode == "vanilla":
         return F.softplus(-pred_fake).mean()
+    if gan_mode == "relativistic" and pred_real is not None:
+        return F.softplus(pred_real - pred_fake).mean()
     raise ValueError(f"unknown gan_mode {gan_mode!r}")
 
 
@@ -93,6 +102,41 @@ def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     down, right = torch.randint(2 * pixels + 1, (2,), generator=generator).tolist()
     padded = F.pad(images, (pixels,) * 4, mode="reflect")
     return padded[..., down : down + height, right : right + width]
+
+
+def negatives(real: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
+    """Images that no generator should make: real ones (B, 3, H, W) with a region that is wrong.
+
+    The region is a soft box near the centre, from a quarter of the sides to all of the image, drawn
+    for each image with `generator` (a CPU one). It holds one of three, in the image's mean colour:
+    the image itself, so blurred that eyes are lost; an image of `other`, the other domain, perhaps
+    blurred, as if a generator had left it as it was; or another one of `real`, if there are two.
+
+    Source: Sinha et al. 2021 (negative data augmentation), section 3, with regions of our own.
+    """
+    height, width = real.shape[-2:]
+    factor = 2 ** int(torch.randint(3, (), generator=generator))
+    contents = [_blurred(real, 8), _blurred(other, factor), real.roll(1, 0)][: 2 + (len(real) > 1)]
+    kind = torch.randint(len(contents), (len(real),), generator=generator)
+    content = torch.stack(contents)[upload(kind, real.device), range(len(real))]
+    content = content + (real - content).mean((-2, -1), keepdim=True)
+
+    centre = 0.3 + 0.4 * torch.rand(len(real), 2, generator=generator)
+    half = 0.12 + 0.6 * torch.rand(len(real), 2, generator=generator)  # of the box's sides
+    down, right = (
+        ((half[:, i, None] - (torch.linspace(0, 1, n) - centre[:, i, None]).abs()) * 8).clamp(0, 1)
+        for i, n in enumerate((height, width))
+    )
+    box = upload(down[:, None, :, None] * right[:, None, None, :], real.device)
+    return torch.lerp(real, content, box).clamp(-1, 1)
+
+
+def _blurred(images: Tensor, factor: int) -> Tensor:
+    """Images as large as before, of as much detail as a `factor`-th of the size holds."""
+    if factor == 1:
+        return images
+    small = F.interpolate(images, scale_factor=1 / factor, mode="area")
+    return F.interpolate(small, size=images.shape[-2:], mode="bilinear")
 
 
 def cycle_loss(rec: Tensor, real: Tensor, pool: int = 1) -> Tensor:

@@ -129,6 +129,13 @@ def train_parser() -> OneLineParser:
     losses.add_argument(
         "--shift", type=whole(0, 64), default=4, help="move what D sees by up to N pixels; 0 = off"
     )
+    losses.add_argument(
+        "--negatives",
+        type=number(0, below=1),
+        default=0.0,
+        help="of what D must call fake, the share of real images with a wrong region: a lost eye, "
+        "a piece of the other domain; 0 = off",
+    )
     schedule.add_argument(
         "--warm_steps",
         type=whole(0),

@@ -45,6 +45,9 @@ ROWS = {
     "resnet generator": "--generator resnet",
     "unet generator": "--generator unet",
     "ngf 48": "--ngf 48",
+    "relativistic": "--gan_mode relativistic",
+    "negatives": "--negatives 0.33",
+    "relativistic, negatives": "--gan_mode relativistic --negatives 0.33",
 }
 
 

@@ -18,6 +18,7 @@ CYCLEGAN_ONLY = (
     "clip_value",
     "pool_size",
     "shift",
+    "negatives",
     "warm_steps",
 )
 DTN_ONLY = ("f_encoder", "train_f", "direction", "lambda_const", "lambda_tid", "lambda_tv")

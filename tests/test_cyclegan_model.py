@@ -84,6 +84,37 @@ def test_G_gets_no_gradient_from_the_discriminators_step(options):
     assert all(p.grad is not None for p in model.netD_B.parameters())
 
 
+def test_negatives_take_their_share_of_what_D_must_call_fake(options, monkeypatch):
+    def loss_of_D(share):
+        model = CycleGANModel(options(negatives=share, gan_mode="lsgan", pool_size=0))
+        model.set_input(*batch())
+        model.fake_A, model.fake_B = (torch.full_like(model.real_A, x) for x in (0.1, 0.2))
+        return model.backward_D()
+
+    without = loss_of_D(0)
+    seen = []
+    monkeypatch.setattr(
+        "cyclegan_model.negatives",
+        lambda real, other, generator: seen.append((real, other)) or torch.full_like(real, 0.5),
+    )
+    half, nearly_all = loss_of_D(0.5), loss_of_D(1 - 1e-7)
+    for name in ("D_A", "D_B"):  # linear in the share
+        assert half[name].item() == pytest.approx((without[name] + nearly_all[name]).item() / 2)
+        assert abs(half[name] - without[name]) > 1e-6
+    (real, other), swapped = seen[0], seen[1][::-1]
+    assert torch.equal(real, swapped[0]) and torch.equal(other, swapped[1])
+    assert torch.equal(real, batch()[0]) and torch.equal(other, batch()[1])
+
+
+def test_a_relativistic_generator_is_compared_with_real_images(options):
+    model = CycleGANModel(options(gan_mode="relativistic", lambda_idt=0))
+    model.set_input(*batch())
+    model.forward()
+    model.netD_A.eval()  # spectral norm stands still
+    lost = model.netD_A(model.real_A) - model.netD_A(model.fake_A)
+    assert model.backward_G()["G_B"].item() == pytest.approx(lost.exp().add(1).log().mean().item())
+
+
 def test_identity_loss_covers_both_generators_once(options):
     model = CycleGANModel(options(lambda_idt=0.5, lambda_A=10, lambda_B=20))
     model.set_input(*batch())

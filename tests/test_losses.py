@@ -13,6 +13,7 @@ from losses import (
     generator_loss,
     gradient_penalty,
     identity_loss,
+    negatives,
     shift,
 )
 
@@ -26,6 +27,8 @@ def expected_D(mode):
         return 0.25 - 1.25
     if mode == "lsgan":
         return 0.5 * ((1 + 0.25) / 2 + (0.25 + 1) / 2)
+    if mode == "relativistic":
+        return (math.log(1 + math.exp(-0.5 - 2)) + math.log(1 + math.exp(1 - 0.5))) / 2
     real = [-math.log(1 / (1 + math.exp(-x))) for x in (2.0, 0.5)]
     fake = [-math.log(1 - 1 / (1 + math.exp(-x))) for x in (-0.5, 1.0)]
     return 0.5 * (sum(real) / 2 + sum(fake) / 2)
@@ -36,13 +39,15 @@ def expected_G(mode):
         return -0.25
     if mode == "lsgan":
         return (2.25 + 0) / 2
+    if mode == "relativistic":
+        return (math.log(1 + math.exp(2 + 0.5)) + math.log(1 + math.exp(0.5 - 1))) / 2
     return sum(-math.log(1 / (1 + math.exp(-x))) for x in (-0.5, 1.0)) / 2
 
 
 @pytest.mark.parametrize("mode", GAN_MODES)
 def test_losses_equal_their_formula(mode):
     assert discriminator_loss(mode, REAL, FAKE).item() == pytest.approx(expected_D(mode))
-    assert generator_loss(mode, FAKE).item() == pytest.approx(expected_G(mode))
+    assert generator_loss(mode, FAKE, REAL).item() == pytest.approx(expected_G(mode))
 
 
 @pytest.mark.parametrize("mode", GAN_MODES)
@@ -52,8 +57,17 @@ def test_D_is_pushed_towards_telling_apart_and_G_towards_fooling(mode):
     discriminator_loss(mode, real, fake).backward()
     assert (real.grad < 0).all() and (fake.grad > 0).all()
     fake.grad = None
-    generator_loss(mode, fake).backward()
+    generator_loss(mode, fake, real.detach()).backward()
     assert (fake.grad < 0).all()
+
+
+def test_only_a_relativistic_D_goes_on_telling_bad_fakes_from_worse():
+    real, fake = torch.tensor([[2.0], [2.0]]), torch.tensor([[-1.5], [-4.0]], requires_grad=True)
+    discriminator_loss("sn", real, fake).backward()
+    assert (fake.grad == 0).all()  # beyond -1 hinge is content with all alike
+    fake.grad = None
+    discriminator_loss("relativistic", real, fake).backward()
+    assert fake.grad[0] > 5 * fake.grad[1] > 0
 
 
 def test_unknown_mode_is_refused():
@@ -192,3 +206,42 @@ def test_a_shift_moves_all_images_alike_and_mirrors_at_the_edge():
     state = generator.get_state()
     assert shift(images, 0, generator) is images
     assert torch.equal(state, generator.get_state())  # runs without it draw what they drew
+
+
+def test_negatives_are_real_images_but_for_a_region_and_keep_the_mean_colour_there():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.full((400, 3, 32, 32), 0.25)
+    other = torch.full((400, 3, 32, 32), -0.75)
+    assert torch.allclose(negatives(real, other, generator), real)  # flat images have no region
+    real = torch.rand(400, 3, 32, 32, generator=generator) - 0.5
+    other = torch.rand(400, 3, 32, 32, generator=generator) - 0.5
+    made = negatives(real, other, generator)
+    changed = (made != real).any(dim=1)
+    share = changed.float().mean(dim=(1, 2))
+    assert share.min() > 0.01 and share.max() == 1 and 0.2 < share.mean() < 0.8
+    assert (made.mean(dim=(2, 3)) - real.mean(dim=(2, 3))).abs().max() < 0.2
+    for i in range(20):  # a box: rows times columns
+        rows, columns = changed[i].any(dim=1), changed[i].any(dim=0)
+        assert torch.equal(changed[i], rows[:, None] & columns[None])
+
+
+def test_a_negative_holds_its_own_blur_or_another_image_of_either_domain():
+    steps = torch.arange(64.0).view(1, 1, 1, 64).expand(300, 3, 64, 64) / 64 - 0.5
+    signs = torch.ones(300, 1, 1, 1)
+    signs[::2] = -1  # every second one is mirrored, so the one before is always another one
+    real = steps * signs
+    made = negatives(real, steps.transpose(2, 3), torch.Generator().manual_seed(1))
+    rise = [(made.diff(dim=d) * 64 * (signs if d == 3 else 1))[:, 0] for d in (2, 3)]
+    middle = [x[:, 24:40, 24:40].mean(dim=(1, 2)) for x in rise]
+    whole = made[:, 0, 0, 0] != real[:, 0, 0, 0]  # where the region is all of the image
+    down, right = (x[whole] for x in middle)
+    kinds = [(right > 0.5) & (down < 0.1), (down > 0.5) & (right < 0.1), right < -0.5]
+    assert all(kind.float().mean() > 0.2 for kind in kinds) and sum(kinds).eq(1).all()
+
+
+@pytest.mark.parametrize("size", [16, 25, 64])
+def test_negatives_of_one_image_are_finite_in_range_and_fixed_by_the_seed(size):
+    real, other = (torch.rand(2, 1, 3, size, size) * 2 - 1).unbind()
+    first = negatives(real, other, torch.Generator().manual_seed(3))
+    assert first.shape == real.shape and first.abs().max() <= 1
+    assert torch.equal(first, negatives(real, other, torch.Generator().manual_seed(3)))
