@@ -83,6 +83,7 @@ def curves(
             )
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
+        axes.locator_params(axis="x", nbins=5)
         axes.legend(loc="lower left")
     save(figure, path)
 
