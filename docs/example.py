@@ -6,7 +6,8 @@
 
 Rows: anime faces that the model makes of random persons, and what it makes of those on the way
 back; persons that it makes of random anime faces, and the way back. So all tiles are generated.
---inputs writes the first and the third row as single files instead, anime/01.png and so on.
+--inputs writes the first and the third row as single files instead, anime/01.png and so on, and
+mirrors them: a generator knows the other's outputs again, and would take the softer way back.
 Which images are taken hangs on --seed alone: the sample is not chosen.
 """
 
@@ -56,7 +57,7 @@ def main() -> None:
         rows += [generated, model.translate(generated, back, and_back=False)[0]]
     if opt.inputs:
         for domain, faces in (("anime", rows[0]), ("person", rows[2])):
-            for number, pixels in enumerate(to_uint8(faces).numpy(), 1):
+            for number, pixels in enumerate(to_uint8(faces.flip(-1)).numpy(), 1):
                 save_picture(opt.inputs / domain / f"{number:02}.png", Image.fromarray(pixels))
     else:
         save_grid(opt.output, torch.cat(rows), opt.count)
