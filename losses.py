@@ -58,7 +58,9 @@ def generator_loss(gan_mode: str, pred_fake: Tensor, pred_real: Tensor | None = 
         return (pred_fake - 1).square().mean()
     if gan_mode == "vanilla":
         return F.softplus(-pred_fake).mean()
-    if gan_mode == "relativistic" and pred_real is not None:
+    if gan_mode == "relativistic":
+        if pred_real is None:
+            raise ValueError("relativistic compares: it needs pred_real")
         return F.softplus(pred_real - pred_fake).mean()
     raise ValueError(f"unknown gan_mode {gan_mode!r}")
 
@@ -118,7 +120,8 @@ def negatives(real: Tensor, other: Tensor, generator: torch.Generator) -> Tensor
     factor = 2 ** int(torch.randint(3, (), generator=generator))
     contents = [_blurred(real, 8), _blurred(other, factor), real.roll(1, 0)][: 2 + (len(real) > 1)]
     kind = torch.randint(len(contents), (len(real),), generator=generator)
-    content = torch.stack(contents)[upload(kind, real.device), range(len(real))]
+    chosen = kind * len(real) + torch.arange(len(real))
+    content = torch.cat(contents)[upload(chosen, real.device)]
     content = content + (real - content).mean((-2, -1), keepdim=True)
 
     centre = 0.3 + 0.4 * torch.rand(len(real), 2, generator=generator)

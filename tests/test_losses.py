@@ -70,6 +70,11 @@ def test_only_a_relativistic_D_goes_on_telling_bad_fakes_from_worse():
     assert fake.grad[0] > 5 * fake.grad[1] > 0
 
 
+def test_a_relativistic_generator_without_real_images_says_what_is_missing():
+    with pytest.raises(ValueError, match="needs pred_real"):
+        generator_loss("relativistic", FAKE)
+
+
 def test_unknown_mode_is_refused():
     for loss in (lambda: discriminator_loss("x", REAL, FAKE), lambda: generator_loss("x", FAKE)):
         with pytest.raises(ValueError, match="unknown gan_mode 'x'"):
