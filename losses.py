@@ -90,6 +90,20 @@ def gradient_penalty(
     return (norm - 1).square().mean()
 
 
+def zero_centred_penalty(netD: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Half the mean of |grad D(x)|^2 at images (B, 3, H, W): R1 of real ones, R2 of fake ones.
+
+    With it D and G come to rest where real and fake images are alike; held at a slope of 1, as by
+    gradient_penalty, D keeps G moving. One score per image, as there.
+
+    Source: Mescheder et al. 2018, section 4.1.
+    """
+    x = images.detach().requires_grad_(True)
+    score = netD(x).flatten(1).mean(dim=1)  # (B,)
+    (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    return gradient.flatten(1).square().sum(dim=1).mean() / 2
+
+
 def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     """Move a batch (B, 3, H, W) by up to `pixels` each way, as one; mirrored pixels fill the edge.
 

@@ -121,6 +121,12 @@ def train_parser() -> OneLineParser:
         help="weight of the gradient penalty (sn+gp, wgangp)",
     )
     losses.add_argument(
+        "--lambda_r1",
+        type=number(0),
+        default=0.0,
+        help="weight of D's squared slope at real and fake images, which calms a run; 0 = off",
+    )
+    losses.add_argument(
         "--clip_value", type=number(above=0), default=0.01, help="bound on every weight of D (wgan)"
     )
     losses.add_argument(

@@ -48,6 +48,7 @@ ROWS = {
     "relativistic": "--gan_mode relativistic",
     "negatives": "--negatives 0.33",
     "relativistic, negatives": "--gan_mode relativistic --negatives 0.33",
+    "relativistic, negatives, R1": "--gan_mode relativistic --negatives 0.33 --lambda_r1 0.02",
 }
 
 

@@ -15,6 +15,7 @@ CYCLEGAN_ONLY = (
     "cycle_pool",
     "lambda_idt",
     "lambda_gp",
+    "lambda_r1",
     "clip_value",
     "pool_size",
     "shift",

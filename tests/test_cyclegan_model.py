@@ -8,7 +8,7 @@ from common.errors import UserError
 from common.health import NonFiniteLoss
 from cyclegan_model import CycleGANModel, ImagePool
 from dataset import UnpairedBatches
-from losses import GAN_MODES
+from losses import GAN_MODES, zero_centred_penalty
 from translation_model import InBf16, lr_factor
 
 
@@ -113,6 +113,18 @@ def test_a_relativistic_generator_is_compared_with_real_images(options):
     model.netD_A.eval()  # spectral norm stands still
     lost = model.netD_A(model.real_A) - model.netD_A(model.fake_A)
     assert model.backward_G()["G_B"].item() == pytest.approx(lost.exp().add(1).log().mean().item())
+
+
+def test_R1_is_taken_every_eighth_step_at_eight_times_its_weight(options):
+    model = CycleGANModel(options(lambda_r1=0.5, shift=0, pool_size=0))
+    model.set_input(*batch())
+    model.forward()
+    for model.steps in (0, *range(2, 9)):  # 0: before the first step, as warm_discriminators is
+        assert set(model.backward_D()) == {"D_A", "D_B"}
+    model.steps = 9
+    model.netD_A.eval()  # spectral norm stands still
+    slopes = zero_centred_penalty(model.netD_A, torch.cat([model.real_A, model.fake_A]))
+    assert model.backward_D()["r1_A"].item() == pytest.approx(8 * 0.5 * 2 * slopes.item(), rel=1e-4)
 
 
 def test_identity_loss_covers_both_generators_once(options):

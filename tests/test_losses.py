@@ -15,6 +15,7 @@ from losses import (
     identity_loss,
     negatives,
     shift,
+    zero_centred_penalty,
 )
 
 REAL, FAKE = torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5], [1.0]])
@@ -117,6 +118,23 @@ def test_penalty_reaches_the_critics_weights_and_not_the_images():
     assert real.grad is None and fake.grad is None
 
 
+def test_a_zero_centred_penalty_is_half_the_squared_slope():
+    direction = torch.randn(3, 8, 8, dtype=torch.float64)
+    images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    linear = zero_centred_penalty(lambda x: (x * direction).sum(dim=(1, 2, 3))[:, None], images)
+    assert linear.item() == pytest.approx(direction.square().sum().item() / 2)
+    bowl = zero_centred_penalty(lambda x: x.square().sum(dim=(1, 2, 3))[:, None] / 2, images)
+    assert bowl.item() == pytest.approx(images.square().sum().item() / 5 / 2)  # its slope is x
+
+
+def test_a_zero_centred_penalty_reaches_the_critics_weights_and_not_the_images():
+    critic = torch.nn.Conv2d(3, 1, 4)
+    images = torch.randn(3, 3, 4, 4, requires_grad=True)
+    zero_centred_penalty(critic, images).backward()
+    assert torch.allclose(critic.weight.grad, critic.weight)  # of half its square
+    assert images.grad is None
+
+
 def test_penalty_does_not_grow_with_the_number_of_patches():
     def critic(x):  # every patch gives the same logit
         return x.mean(dim=(1, 2, 3), keepdim=True).expand(-1, 1, 6, 6) * 5
@@ -128,6 +146,8 @@ def test_penalty_does_not_grow_with_the_number_of_patches():
     many, single = (
         gradient_penalty(f, real, fake, torch.Generator().manual_seed(0)) for f in (critic, one)
     )
+    assert many.item() == pytest.approx(single.item())
+    many, single = (zero_centred_penalty(f, real) for f in (critic, one))
     assert many.item() == pytest.approx(single.item())
 
 
