@@ -121,13 +121,20 @@ class CycleGANModel(TranslationModel):
     ) -> dict[str, Tensor]:
         mode, share = self.opt.gan_mode, self.opt.negatives
         images = [real, fake]
+        # Where D compares, every second negative is of a fake, and is worse than that.
+        half = len(real) // 2 if mode == "relativistic" else len(real)
         if share:
             other = self.real_B if domain == "A" else self.real_A
-            images.append(negatives(real, other, self.generator))
+            whole = torch.cat([real[:half], fake[half:]])
+            images.append(negatives(whole, other, self.generator))
         # One call for all: no layer mixes the images of a batch.
-        pred_real, *preds = self.run(netD, self._shifted(torch.cat(images))).split(len(real))
-        loss, *more = (discriminator_loss(mode, pred_real, pred) for pred in preds)
-        losses = {f"D_{domain}": torch.lerp(loss, more[0], share) if more else loss}
+        preds = self.run(netD, self._shifted(torch.cat(images))).split(len(real))
+        pred_real, pred_fake, *pred_negatives = preds
+        loss = discriminator_loss(mode, pred_real, pred_fake)
+        for pred in pred_negatives:
+            pred_whole = torch.cat([pred_real[:half], pred_fake[half:]])
+            loss = torch.lerp(loss, discriminator_loss(mode, pred_whole, pred), share)
+        losses = {f"D_{domain}": loss}
         if mode in PENALTY_MODES:
             penalty = gradient_penalty(netD, real, fake, self.generator)
             losses[f"gp_{domain}"] = self.opt.lambda_gp * penalty

@@ -106,6 +106,22 @@ def test_negatives_take_their_share_of_what_D_must_call_fake(options, monkeypatc
     assert torch.equal(real, batch()[0]) and torch.equal(other, batch()[1])
 
 
+def test_a_relativistic_D_learns_that_a_fake_is_better_than_its_negative(options, monkeypatch):
+    model = CycleGANModel(options(negatives=1 - 1e-7, gan_mode="relativistic", pool_size=0, shift=0))
+    model.set_input(*batch())
+    model.forward()
+    seen = []
+    monkeypatch.setattr(
+        "cyclegan_model.negatives", lambda whole, *_: seen.append(whole) or whole * 0.5
+    )
+    model.netD_A.eval()  # spectral norm stands still
+    loss = model.backward_D()["D_A"].item()
+    whole = torch.cat([model.real_A[:1], model.fake_A.detach()[1:]])
+    assert torch.equal(seen[0], whole)
+    worse_by = model.netD_A(whole) - model.netD_A(whole * 0.5)
+    assert loss == pytest.approx(worse_by.neg().exp().add(1).log().mean().item(), rel=1e-4)
+
+
 def test_a_relativistic_generator_is_compared_with_real_images(options):
     model = CycleGANModel(options(gan_mode="relativistic", lambda_idt=0))
     model.set_input(*batch())
