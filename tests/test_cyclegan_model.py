@@ -107,7 +107,8 @@ def test_negatives_take_their_share_of_what_D_must_call_fake(options, monkeypatc
 
 
 def test_a_relativistic_D_learns_that_a_fake_is_better_than_its_negative(options, monkeypatch):
-    model = CycleGANModel(options(negatives=1 - 1e-7, gan_mode="relativistic", pool_size=0, shift=0))
+    opt = options(negatives=1 - 1e-7, gan_mode="relativistic", pool_size=0, shift=0)
+    model = CycleGANModel(opt)
     model.set_input(*batch())
     model.forward()
     seen = []
