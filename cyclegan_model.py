@@ -33,6 +33,7 @@ from losses import (
     shift,
     total,
     zero_centred_penalty,
+    zoom,
 )
 from networks import build_discriminator, build_generator
 from translation_model import TranslationModel, lr_factor
@@ -106,7 +107,7 @@ class CycleGANModel(TranslationModel):
 
     def _loss_of_G(self, netD: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
         images = [fake, real] if self.opt.gan_mode == "relativistic" else [fake]
-        preds = self.run(netD, self._shifted(torch.cat(images))).split(len(fake))
+        preds = self.run(netD, self._augmented(torch.cat(images))).split(len(fake))
         return generator_loss(self.opt.gan_mode, *preds)
 
     def backward_D(self) -> dict[str, Tensor]:
@@ -128,7 +129,7 @@ class CycleGANModel(TranslationModel):
             whole = torch.cat([real[:half], fake[half:]])
             images.append(negatives(whole, other, self.generator))
         # One call for all: no layer mixes the images of a batch.
-        preds = self.run(netD, self._shifted(torch.cat(images))).split(len(real))
+        preds = self.run(netD, self._augmented(torch.cat(images))).split(len(real))
         pred_real, pred_fake, *pred_negatives = preds
         loss = discriminator_loss(mode, pred_real, pred_fake)
         for pred in pred_negatives:
@@ -139,13 +140,16 @@ class CycleGANModel(TranslationModel):
             penalty = gradient_penalty(netD, real, fake, self.generator)
             losses[f"gp_{domain}"] = self.opt.lambda_gp * penalty
         if self.opt.lambda_r1 and self.steps % R1_EVERY == 1:
-            seen = self._shifted(torch.cat([real, fake]))
+            seen = self._augmented(torch.cat([real, fake]))
             penalty = 2 * zero_centred_penalty(lambda x: self.run(netD, x), seen)  # of both
             losses[f"r1_{domain}"] = R1_EVERY * self.opt.lambda_r1 * penalty
         total(losses).backward()
         return losses
 
-    def _shifted(self, images: Tensor) -> Tensor:
+    def _augmented(self, images: Tensor) -> Tensor:
+        """What D sees of images: a window of them, or all, moved."""
+        if self.opt.zoom and torch.rand((), generator=self.generator) < self.opt.zoom:
+            return zoom(images, self.generator)
         return shift(images, self.opt.shift, self.generator)
 
     def warm_start(self, batches: UnpairedBatches) -> Iterator[float]:

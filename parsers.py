@@ -136,6 +136,12 @@ def train_parser() -> OneLineParser:
         "--shift", type=whole(0, 64), default=4, help="move what D sees by up to N pixels; 0 = off"
     )
     losses.add_argument(
+        "--zoom",
+        type=number(0, below=1),
+        default=0.0,
+        help="share of batches of which D sees a window near the middle, enlarged: eyes; 0 = off",
+    )
+    losses.add_argument(
         "--negatives",
         type=number(0, below=1),
         default=0.0,

@@ -19,6 +19,7 @@ CYCLEGAN_ONLY = (
     "clip_value",
     "pool_size",
     "shift",
+    "zoom",
     "negatives",
     "warm_steps",
 )

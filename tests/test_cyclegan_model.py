@@ -123,6 +123,20 @@ def test_a_relativistic_D_learns_that_a_fake_is_better_than_its_negative(options
     assert loss == pytest.approx(worse_by.neg().exp().add(1).log().mean().item(), rel=1e-4)
 
 
+def test_a_share_of_batches_is_zoomed_for_D_in_both_steps(options, monkeypatch):
+    seen = []
+    monkeypatch.setattr("cyclegan_model.zoom", lambda x, generator: seen.append(len(x)) or x)
+    for share, times in ((0, 0), (1 - 1e-9, 4)):
+        model = CycleGANModel(options(zoom=share, lambda_idt=0))
+        model.set_input(*batch())
+        model.optimize_parameters()
+        assert len(seen) == times  # two discriminators, each in the step of D and in that of G
+    state = CycleGANModel(options(zoom=0)).generator.get_state()
+    model = CycleGANModel(options(zoom=0, shift=0))
+    model._augmented(batch()[0])
+    assert torch.equal(state, model.generator.get_state())  # runs without it draw as they drew
+
+
 def test_a_relativistic_generator_is_compared_with_real_images(options):
     model = CycleGANModel(options(gan_mode="relativistic", lambda_idt=0))
     model.set_input(*batch())

@@ -16,6 +16,7 @@ from losses import (
     negatives,
     shift,
     zero_centred_penalty,
+    zoom,
 )
 
 REAL, FAKE = torch.tensor([[2.0], [0.5]]), torch.tensor([[-0.5], [1.0]])
@@ -231,6 +232,30 @@ def test_a_shift_moves_all_images_alike_and_mirrors_at_the_edge():
     state = generator.get_state()
     assert shift(images, 0, generator) is images
     assert torch.equal(state, generator.get_state())  # runs without it draw what they drew
+
+
+def test_a_zoom_shows_all_images_the_same_window_near_the_middle():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    images = torch.stack([y, x, y + x]).expand(3, -1, -1, -1)
+    generator = torch.Generator().manual_seed(0)
+    sizes, centres = [], []
+    for _ in range(300):
+        seen = zoom(images, generator)
+        assert seen.shape == images.shape and torch.equal(seen[0], seen[2])
+        for channel, dim in ((0, -2), (1, -1)):
+            ramp = seen[0, channel].mean(dim=-1 if dim == -2 else -2)
+            assert ramp.min() >= 0 and ramp.max() <= 63 and (ramp.diff() >= 0).all()
+            sizes.append(ramp.max() - ramp.min() + 1)
+            centres.append((ramp.max() + ramp.min() + 1) / 2)
+    for found, low, high in ((torch.stack(sizes), 32, 48), (torch.stack(centres), 24, 40)):
+        assert low - 1 <= found.min() < low + 2 and high - 2 < found.max() <= high + 1
+
+
+@pytest.mark.parametrize("size", [(24, 24), (25, 40)])
+def test_a_zoom_keeps_sizes_and_flat_images(size):
+    images = torch.full((2, 3, *size), 0.5)
+    seen = zoom(images, torch.Generator().manual_seed(0))
+    assert seen.shape == images.shape and torch.allclose(seen, images)
 
 
 def test_negatives_are_real_images_but_for_a_region_and_keep_the_mean_colour_there():
