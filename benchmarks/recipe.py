@@ -50,7 +50,9 @@ ROWS = {
     "relativistic, negatives": "--gan_mode relativistic --negatives 0.33",
     "relativistic, negatives, R1": "--gan_mode relativistic --negatives 0.5 --lambda_r1 0.02",
     "zoom": "--zoom 0.5",
-    "relativistic, negatives, R1, zoom": "--gan_mode relativistic --negatives 0.5 --lambda_r1 0.02 --zoom 0.5",
+    "relativistic, negatives, R1, zoom": (
+        "--gan_mode relativistic --negatives 0.5 --lambda_r1 0.02 --zoom 0.5"
+    ),
 }
 
 
