@@ -122,7 +122,7 @@ class CycleGANModel(TranslationModel):
     ) -> dict[str, Tensor]:
         mode, share = self.opt.gan_mode, self.opt.negatives
         images = [real, fake]
-        # Where D compares, every second negative is of a fake, and is worse than that.
+        # Where D compares, half of the negatives are of fakes, and worse than those.
         half = len(real) // 2 if mode == "relativistic" else len(real)
         if share:
             other = self.real_B if domain == "A" else self.real_A

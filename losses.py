@@ -141,7 +141,7 @@ def zoom(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def negatives(real: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
-    """Images that no generator should make: real ones (B, 3, H, W) with a region that is wrong.
+    """Images that no generator should make: others (B, 3, H, W) with a region that is wrong.
 
     The region is a soft box near the centre, from a quarter of the sides to all of the image, drawn
     for each image with `generator` (a CPU one). It holds one of three, in the image's mean colour:

@@ -124,7 +124,7 @@ def train_parser() -> OneLineParser:
         "--lambda_r1",
         type=number(0),
         default=0.0,
-        help="weight of D's squared slope at real and fake images, which calms a run; 0 = off",
+        help="weight of D's squared slope at real and fake images (R1, R2); 0 = off",
     )
     losses.add_argument(
         "--clip_value", type=number(above=0), default=0.01, help="bound on every weight of D (wgan)"
@@ -145,7 +145,7 @@ def train_parser() -> OneLineParser:
         "--negatives",
         type=number(0, below=1),
         default=0.0,
-        help="of what D must call fake, the share of real images with a wrong region: a lost eye, "
+        help="of what D must call fake, the share of images with a wrong region: a lost eye, "
         "a piece of the other domain; 0 = off",
     )
     schedule.add_argument(

@@ -6,7 +6,7 @@ import torch
 
 from common.errors import UserError
 from common.health import NonFiniteLoss
-from cyclegan_model import CycleGANModel, ImagePool
+from cyclegan_model import CycleGANModel
 from dataset import UnpairedBatches
 from losses import GAN_MODES, zero_centred_penalty
 from translation_model import InBf16, lr_factor
@@ -288,29 +288,6 @@ def test_update_learning_rate_sets_both_optimisers(options):
     model.update_learning_rate(2)
     assert model.optimizer_G.param_groups[0]["lr"] == pytest.approx(1e-3 / 3)
     assert model.optimizer_D.param_groups[0]["lr"] == pytest.approx(1e-2 / 3)
-
-
-def test_pool_returns_the_batch_until_it_is_full_then_exchanges_half():
-    pool = ImagePool(10, torch.Generator().manual_seed(0))
-    images = torch.arange(1010.0).view(-1, 1, 1, 1)
-    assert torch.equal(pool.query(images[:10]), images[:10])
-    out = pool.query(images[10:])
-    kept = (out == images[10:]).float().mean().item()
-    assert kept == pytest.approx(0.5, abs=0.05)
-    everything = torch.cat([out.flatten(), pool.images.flatten()])
-    assert torch.equal(everything.sort().values, images.flatten())  # nothing lost or doubled
-
-
-def test_pool_of_size_zero_passes_the_batch_on():
-    x = torch.randn(3, 1, 1, 1)
-    assert ImagePool(0, torch.Generator()).query(x) is x
-
-
-def test_pool_keeps_its_own_copies():
-    pool, x = ImagePool(2, torch.Generator()), torch.zeros(2, 1, 1, 1)
-    pool.query(x)
-    x += 1
-    assert (pool.images == 0).all() and pool.images.untyped_storage().nbytes() == 8
 
 
 @pytest.mark.parametrize("mode", ["sn", "sn+gp"])
