@@ -50,16 +50,17 @@ DEMO_DEFAULTS = {
     "domain_A_path": "data/demo/anime",
     "domain_B_path": "data/demo/person",
     "dataset_size": 2000,
-    "batch_size": 4,
+    "batch_size": 8,
     "ngf": 24,
     "n_blocks": 4,
     "ndf": 32,
     "warm_steps": 300,
     "shift": 2,
     "niter": 2,
-    "niter_decay": 3,
-    "lr_G": 4e-4,
-    "ema": 0.99,
+    "niter_decay": 4,
+    "lr_G": 1e-3,
+    "lr_D": 1e-3,
+    "ema": 0.98,
 }
 # What these were before they were options, or before their defaults changed: older checkpoints.
 BEFORE = {"generator": "resnet", "shift": 0, "warm_steps": 0, "cycle_pool": 1}

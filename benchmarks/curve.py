@@ -99,8 +99,8 @@ class Curve:
 
     folder: where state.pth and grids are kept; flags: of train.py, which set the learning rate for
     the whole run. A point is a dict: "pairs" shown so far, "minutes" of training, and figures by
-    domain ("anime", "person"): those of TestImages. Raises UserError if the folder holds a run of
-    other flags, data or spacing.
+    domain ("anime", "person"): those of TestImages. A kept run may go on with another spacing.
+    Raises UserError if the folder holds a run of other flags or data.
     """
 
     def __init__(
@@ -116,7 +116,6 @@ class Curve:
         self.identity = {
             "flags": flags,
             "seed": seed,
-            "every": every,
             "data": [data.train_A.fingerprint(), data.train_B.fingerprint(), test.n],
         }
         if (folder / "state.pth").exists():
@@ -165,7 +164,8 @@ class Curve:
             self.save()
         saved = self.seconds
         while not stop():
-            due = -(-(len(self.points) + 1) * self.every // self.model.opt.batch_size)
+            measured = self.points[-1]["pairs"] if self.points else 0
+            due = -(-(measured + self.every) // self.model.opt.batch_size)
             factor = rate()
             self.model.optimizer_G.param_groups[0]["lr"] = self.model.opt.lr_G * factor
             self.model.optimizer_D.param_groups[0]["lr"] = self.model.opt.lr_D * factor

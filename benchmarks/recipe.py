@@ -42,6 +42,7 @@ ROWS = {
     "lambda 5": "--lambda_A 5 --lambda_B 5 --lambda_idt 1.0",  # its weight stays what it is
     "lambda 3": "--lambda_A 3 --lambda_B 3 --lambda_idt 1.667",
     "batch 8": "--batch_size 8 --warm_steps 1250",
+    "batch 8, lr_G 4e-4": "--batch_size 8 --warm_steps 1250 --lr_G 4e-4 --lr_D 8e-4",
     "resnet generator": "--generator resnet",
     "unet generator": "--generator unet",
     "ngf 48": "--ngf 48",

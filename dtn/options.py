@@ -36,6 +36,9 @@ DEMO_DEFAULTS = {
     "ndf": 32,
     "niter": 4,
     "niter_decay": 4,
+    "lr_G": 4e-4,
+    "lr_D": 4e-4,
+    "ema": 0.99,
     "lambda_tid": 15.0,
 }
 

@@ -30,8 +30,8 @@ def begin(workplace, data_options):
     data = Data(data_options)
     test = engine.TestImages(data)
 
-    def make(name, flags=TINY):
-        return engine.Curve(Path("out", name), flags, data, test, 0, 8)
+    def make(name, flags=TINY, every=8):
+        return engine.Curve(Path("out", name), flags, data, test, 0, every)
 
     return make
 
@@ -53,6 +53,11 @@ def test_an_interrupted_run_has_the_points_of_an_unbroken_one(begin, monkeypatch
     again = begin("broken", flags)
     assert again.pairs == 12 and again.seconds >= broken.points[0]["minutes"] * 60
     assert measured(islice(again.run(), 3)) == measured(unbroken)
+
+
+def test_a_kept_run_goes_on_with_another_spacing(begin):
+    list(islice(begin("mine").run(), 2))
+    assert [point["pairs"] for point in islice(begin("mine", every=4).run(), 4)] == [8, 16, 20, 24]
 
 
 def test_a_folder_of_another_run_is_refused(begin):
