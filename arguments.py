@@ -56,7 +56,7 @@ DEMO_DEFAULTS = {
     "ndf": 32,
     "warm_steps": 300,
     "shift": 2,
-    "niter": 2,
+    "niter": 1,
     "niter_decay": 4,
     "lr_G": 1e-3,
     "lr_D": 1e-3,
