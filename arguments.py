@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
+from common import distributed
 from common.device import resolve_amp, resolve_gpu_ids
 from common.errors import UserError
 from common.options import given_options
@@ -208,7 +209,7 @@ def _check_training(opt: Namespace, given: dict) -> Namespace:
             f"--gan_mode {opt.gan_mode} {'--' if opt.spectral_norm else '--no-'}spectral_norm: "
             "the penalty with spectral norm is --gan_mode sn+gp, without it --gan_mode wgangp"
         )
-    if opt.compile and len(opt.gpu_ids) > 1:
+    if opt.compile and len(opt.gpu_ids) > 1 and not distributed.by_torchrun():
         raise UserError(
             "--compile: does not go with nn.DataParallel over several --gpu_ids; start the run "
             f"with torchrun --nproc_per_node={len(opt.gpu_ids)} train.py instead"
@@ -217,6 +218,11 @@ def _check_training(opt: Namespace, given: dict) -> Namespace:
     problem = image_size_problem(generator, opt.discriminator, opt.image_size)
     if problem:
         raise UserError(f"--image_size {opt.image_size}: {problem}")
+    if opt.model == "cyclegan" and opt.shift >= opt.image_size:
+        raise UserError(
+            f"--shift {opt.shift}: moves images of --image_size {opt.image_size} out of sight; "
+            "4 is usual"
+        )
     if opt.niter + opt.niter_decay == 0:
         raise UserError("--niter 0 --niter_decay 0: no epoch to train; give at least one of them")
     if opt.batch_size < len(opt.gpu_ids):

@@ -38,7 +38,7 @@ from losses import (
 from networks import build_discriminator, build_generator
 from translation_model import TranslationModel, lr_factor
 
-R1_EVERY = 8  # steps; Karras et al. 2020 (StyleGAN2), section 3.2, have 16
+R1_EVERY = 8  # steps; Karras et al. 2020 (StyleGAN2), section 3.1, have 16
 GENERATORS = {"AtoB": "netG_A", "BtoA": "netG_B"}  # by direction
 
 
@@ -141,7 +141,7 @@ class CycleGANModel(TranslationModel):
             losses[f"gp_{domain}"] = self.opt.lambda_gp * penalty
         if self.opt.lambda_r1 and self.steps % R1_EVERY == 1:
             seen = self._augmented(torch.cat([real, fake]))
-            penalty = 2 * zero_centred_penalty(lambda x: self.run(netD, x), seen)  # of both
+            penalty = 2 * zero_centred_penalty(netD, seen)  # of both
             losses[f"r1_{domain}"] = R1_EVERY * self.opt.lambda_r1 * penalty
         total(losses).backward()
         return losses

@@ -178,8 +178,8 @@ def train_parser() -> OneLineParser:
         "--generator",
         default="resnet8",
         choices=("resnet8", "resnet", "unet", "sagan"),
-        help="resnet8: residual blocks at an eighth of the size, nearly three times cheaper "
-        "than resnet, CycleGAN's; sagan: the original author's, through a "
+        help="resnet8: residual blocks at an eighth of the size, less than half of the cost "
+        "of resnet, CycleGAN's; sagan: the original author's, through a "
         "100-vector",
     )
     nets.add_argument("--ngf", type=whole(1, 1 << 16), default=64, help="width of the generators")

@@ -12,7 +12,7 @@ class SelfAttention(nn.Module):
     starts as if the layer were not there and first learns from near neighbours.
 
     Source: Zhang et al. 2019 (SAGAN), section 3. As in the anime_person_translation of 2018, the
-    value keeps all C channels (SAGAN halves them and adds an output convolution).
+    value keeps all C channels (SAGAN's has C/8, or half in its code, and an output convolution).
 
     Plain matrix products and softmax on purpose: the fused scaled_dot_product_attention has no
     second derivative, which a gradient penalty needs, and was no faster at these sizes.

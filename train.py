@@ -10,7 +10,8 @@
 Writes model_ckpt/<name>/ (latest.pth, epoch_0020.pth ..., and best.pth: of the epochs whose
 held-out outputs are not collapsed and whose inputs are found, the one with the smallest FD to real
 images) and save_image/<name>/ (a grid per direction and epoch, log.jsonl with one line per epoch,
-and index.html to look through both). Ctrl-C and SIGTERM save before they stop.
+and index.html to look through both). Ctrl-C and SIGTERM save before they stop, once the warm start
+is over.
 """
 
 from argparse import Namespace
@@ -23,6 +24,7 @@ from arguments import print_options, train_options
 from common import distributed
 from common.device import compiler_works, describe_device, tune_backends
 from common.errors import one_line_errors
+from common.health import warm_losses
 from cyclegan_model import CycleGANModel
 from dataset import UnpairedBatches
 from demo.make import make_demo
@@ -113,7 +115,7 @@ def warm_start(model: CycleGANModel, batches: UnpairedBatches, start: Found | No
         return
     hidden = None if distributed.rank() == 0 else True
     bar = tqdm(steps, "warm start", model.opt.warm_steps, unit=" batches", disable=hidden)
-    last = deque(bar, maxlen=50)
+    last = deque(warm_losses(bar), maxlen=50)
     print(f"Warm start: {what} {sum(last) / len(last):.3f}")
 
 

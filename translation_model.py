@@ -153,7 +153,10 @@ class TranslationModel:
 
     @torch.no_grad()
     def _update_ema(self) -> None:
-        """Move the averages towards the generators; faster at first, while those change most."""
+        """Move the averages towards the generators; faster at first, while those change most.
+
+        The count of updates is right for one --n_critic, and an estimate where it was changed.
+        """
         updates = self.steps // self.opt.n_critic
         decay = min(self.opt.ema, updates / (updates + 9))
         for name, average in self.nets.items():

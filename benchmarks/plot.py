@@ -108,7 +108,13 @@ def systems(path: Path, found: dict) -> None:
 @one_line_errors
 def main() -> None:
     run = json.loads((RESULTS / "long_run.json").read_bytes())
-    curves(ROOT / "docs" / "long_run.svg", run["runs"], run["bounds"], "pairs", "pairs shown")
+    curves(
+        ROOT / "docs" / "long_run.svg",
+        run["runs"],
+        run["bounds"],
+        "pairs",
+        "pairs that the generators saw",
+    )
     systems(
         ROOT / "docs" / "comparison.svg", json.loads((RESULTS / "modes_faces.json").read_bytes())
     )

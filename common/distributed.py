@@ -30,7 +30,7 @@ def start(gpu_ids: list[int], batch_size: int) -> list[int]:
 
     Ranks but 0 become silent. Raises UserError where the batch or the GPUs cannot be shared out.
     """
-    if "LOCAL_WORLD_SIZE" not in os.environ:  # set by torchrun
+    if not by_torchrun():
         return gpu_ids
     size, local_size = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if batch_size % size:
@@ -51,6 +51,11 @@ def start(gpu_ids: list[int], batch_size: int) -> list[int]:
     if rank():
         sys.stdout = open(os.devnull, "w")
     return gpu_ids
+
+
+def by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "LOCAL_WORLD_SIZE" in os.environ
 
 
 def stop() -> None:

@@ -1,7 +1,7 @@
 """NaN and infinity in training: found without a wait in each step, named, and never saved."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,17 @@ class Health:
         if held:
             raise NonFiniteLoss(f"{held} is not finite at step {step}")
         return fetched
+
+
+def warm_losses(losses: Iterable[float]) -> Iterator[float]:
+    """The losses of a warm start as they come; raises NonFiniteLoss at the first that is not."""
+    for batch, loss in enumerate(losses, start=1):
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                f"the loss of the warm start became {loss} at its batch {batch}; nothing is saved "
+                "yet. Try lower --lr_G and --lr_D"
+            )
+        yield loss
 
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:

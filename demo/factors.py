@@ -36,7 +36,6 @@ BACKGROUND = {
     "slate": ((86, 92, 108), (124, 134, 168)),
     "lilac": ((152, 138, 178), (208, 192, 246)),
 }
-HAIR_COLOURS = tuple(HAIR)
 HAIR_LENGTHS = ("short", "medium", "long")
 FRINGES = ("none", "straight", "side")
 MOUTHS = ("neutral", "smile", "open")

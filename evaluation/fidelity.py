@@ -11,7 +11,6 @@ for drawings. Numbers compare only under the same features.
 
 import copy
 import hashlib
-from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +52,6 @@ def fid_kid(
     inception_weights: Path | None = None,
     features: Path | None = None,
     subset_size: int | None = None,
-    device: torch.device | str = "cpu",
 ) -> dict:
     """FID and KID between uint8 images (N, H, W, 3) and reference images (M, H, W, 3).
 
@@ -86,7 +84,6 @@ def fid_kid(
             f"images in both sets and subsets of 2, not {len(images)} and {len(reference)} images"
         )
     torch_fidelity = _library()
-    device = torch.device(device)
     # torch-fidelity draws from the global generator: initial weights, a seed per data loader.
     with torch.random.fork_rng(devices=[]):
         if features:
@@ -98,33 +95,31 @@ def fid_kid(
             extractor, layer = INCEPTION, "2048"
             weights, resize = _inception_weights(inception_weights), INCEPTION_RESIZE
             comparable_to = "FID computed by torch-fidelity"
-        # "cuda" means the current GPU to torch-fidelity.
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            try:
-                metrics = torch_fidelity.calculate_metrics(
-                    input1=Images(images),
-                    input2=Images(reference),
-                    cuda=device.type == "cuda",
-                    fid=True,
-                    kid=True,
-                    feature_extractor=extractor,
-                    feature_layer_fid=layer,
-                    feature_layer_kid=layer,
-                    feature_extractor_weights_path=weights,
-                    kid_subsets=KID_SUBSETS,
-                    kid_subset_size=subset_size,
-                    rng_seed=seed,
-                    cache=False,
-                    save_cpu_ram=True,  # no worker processes: the images are in memory
-                    verbose=False,
-                )
-            except RuntimeError as error:
-                if "loading state_dict" not in str(error):
-                    raise
-                raise UserError(
-                    f"{weights}: tensors, but not those of torch-fidelity's Inception; the right "
-                    f"file for --inception_weights is {_inception_url()}"
-                ) from error
+        try:
+            metrics = torch_fidelity.calculate_metrics(
+                input1=Images(images),
+                input2=Images(reference),
+                cuda=False,
+                fid=True,
+                kid=True,
+                feature_extractor=extractor,
+                feature_layer_fid=layer,
+                feature_layer_kid=layer,
+                feature_extractor_weights_path=weights,
+                kid_subsets=KID_SUBSETS,
+                kid_subset_size=subset_size,
+                rng_seed=seed,
+                cache=False,
+                save_cpu_ram=True,  # no worker processes: the images are in memory
+                verbose=False,
+            )
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            raise UserError(
+                f"{weights}: tensors, but not those of torch-fidelity's Inception; the right "
+                f"file for --inception_weights is {_inception_url()}"
+            ) from error
     return {
         "fid": metrics["frechet_inception_distance"],
         "kid": metrics["kernel_inception_distance_mean"],

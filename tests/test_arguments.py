@@ -106,6 +106,7 @@ def test_demo_changes_defaults_but_not_what_is_given():
         ("--beta2 1", ["--beta2", "1", "below 1"]),
         ("--ema 1.5", ["--ema", "1.5", "below 1"]),
         ("--image_size 50", ["--image_size 50", "multiple of 8"]),
+        ("--shift 64", ["--shift 64", "--image_size 64", "4"]),
         ("--image_size 72 --generator unet", ["--image_size 72", "multiple of 32"]),
         ("--image_size 32", ["--image_size 32", "at least 64", "--discriminator patch"]),
         ("--niter 0 --niter_decay 0", ["--niter 0", "--niter_decay 0"]),
@@ -184,6 +185,8 @@ def test_compile_with_data_parallel_is_refused(monkeypatch):
     monkeypatch.setattr(arguments.torch.cuda, "get_device_capability", lambda i: (9, 0))
     with pytest.raises(UserError, match="--compile: .*torchrun --nproc_per_node=2"):
         train_options("--compile --gpu_ids 0,1".split())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun: a process for each of them
+    assert train_options("--compile --gpu_ids 0,1".split())[0].compile
 
 
 def test_a_run_of_an_older_version_goes_on_as_it_was():

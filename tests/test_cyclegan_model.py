@@ -146,8 +146,9 @@ def test_a_relativistic_generator_is_compared_with_real_images(options):
     assert model.backward_G()["G_B"].item() == pytest.approx(lost.exp().add(1).log().mean().item())
 
 
-def test_R1_is_taken_every_eighth_step_at_eight_times_its_weight(options):
-    model = CycleGANModel(options(lambda_r1=0.5, shift=0, pool_size=0))
+@pytest.mark.parametrize("amp", ["off", "bf16"])  # the penalty stays in float32
+def test_R1_is_taken_every_eighth_step_at_eight_times_its_weight(options, amp):
+    model = CycleGANModel(options(lambda_r1=0.5, shift=0, pool_size=0, amp=amp))
     model.set_input(*batch())
     model.forward()
     for model.steps in (0, *range(2, 9)):  # 0: before the first step, as warm_discriminators is

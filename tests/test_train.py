@@ -22,7 +22,7 @@ from evaluation import evaluate, metrics
 from interop.layouts import read_generators
 from pictures.splits import split
 from training import logbook
-from training.logbook import Yardstick, best_so_far
+from training.logbook import Yardstick, belong, best_so_far
 
 LAST = "latest.pth"
 
@@ -330,7 +330,7 @@ def many_pictures(workplace):
 def test_best_pth_holds_the_epoch_that_the_log_calls_best(many_pictures, train, monkeypatch):
     monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)  # nets this small are always collapsed
     monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
-    monkeypatch.setattr(logbook, "LEAST_FOUND", 0)
+    monkeypatch.setattr(logbook, "belong", lambda figures: True)
     done = train("--name", "run", "--holdout", "6", "--lr_G", "0.01")
     assert done.code == 0
     assert "FD of held-out real images, anime" in done.out and "anime outputs: FD" in done.out
@@ -452,7 +452,7 @@ def test_a_best_of_other_held_out_images_is_set_aside_and_never_compared(
 ):
     monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
     monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
-    monkeypatch.setattr(logbook, "LEAST_FOUND", 0)
+    monkeypatch.setattr(logbook, "belong", lambda figures: True)
     short = ("--niter", 1, "--niter_decay", 0)
     assert train("--name", "run", "--holdout", "6", *short).code == 0
     path = "model_ckpt/run/latest.pth"
@@ -477,7 +477,7 @@ def test_without_the_features_there_is_a_line_no_fd_and_no_best(many_pictures, t
     monkeypatch.setattr(logbook, "load_features", missing)
     monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
     monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
-    monkeypatch.setattr(logbook, "LEAST_FOUND", 0)
+    monkeypatch.setattr(logbook, "belong", lambda figures: True)
     done = train("--name", "run", "--holdout", "6")
     assert done.code == 0
     assert "No FD, and so no best.pth: features.pth: there is no such file" in done.out
@@ -487,8 +487,8 @@ def test_without_the_features_there_is_a_line_no_fd_and_no_best(many_pictures, t
 
 def test_the_best_has_the_smallest_fd_of_those_not_collapsed_whose_inputs_are_found():
     def record(epoch, fd, collapsed=False, top5=0.9):
-        figures = {"fd": fd, "collapsed": collapsed, "top5": top5}
-        others = {"fd": fd + 2, "collapsed": False, "top5": 0.9}
+        figures = {"fd": fd, "collapsed": collapsed, "top5": top5, "top5_chance": 0.04}
+        others = {"fd": fd + 2, "collapsed": False, "top5": 0.9, "top5_chance": 0.04}
         return {"epoch": epoch, "figures": {"anime": figures, "person": others}}
 
     best = best_so_far(None, record(1, 5.0))
@@ -499,8 +499,19 @@ def test_the_best_has_the_smallest_fd_of_those_not_collapsed_whose_inputs_are_fo
     assert best_so_far(best, {"epoch": 2}) is best
     assert best_so_far(best, {"epoch": 2, "figures": {"anime": {}, "person": {}}}) is best
     assert best_so_far(best, record(3, 4.0)) == {"epoch": 3, "fd": 5.0}
+    assert best_so_far(best, record(3, 4.0, top5=0.25)) != best
     older = {"epoch": 1, "swd": 0.5}  # of a version that judged by it
     assert best_so_far(older, record(2, 9.0)) == {"epoch": 2, "fd": 10.0}
+
+
+@pytest.mark.parametrize("held_out", [6, 12, 20, 40, 128])
+def test_random_retrieval_never_counts_as_outputs_that_belong_to_their_inputs(held_out):
+    chance = min(1, 5 / held_out)
+    found = torch.rand(1000, held_out, generator=torch.Generator().manual_seed(0)) < chance
+    shares = found.float().mean(1).tolist()
+    taken = [belong({"top5": share, "top5_chance": chance}) for share in shares]
+    assert sum(taken) <= 50
+    assert belong({"top5": 1.0, "top5_chance": chance}) == (held_out >= 10)
 
 
 def test_fd_of_a_training_is_small_for_real_images_and_large_for_the_other_domain():

@@ -25,7 +25,8 @@ from storage.files import atomic_write
 
 FEWEST_IMAGES = 6  # below, a retrieval among them says nothing
 REFERENCES = 1000  # training images of a domain that outputs are compared with
-LEAST_FOUND = 0.25  # share of inputs found from which on a model's outputs belong to them
+LEAST_FOUND = 0.25  # share of inputs found from which on a model's outputs belong to them,
+OVER_CHANCE = 2  # if it is as many times what chance finds, which is much of few images
 
 
 class Yardstick:
@@ -93,18 +94,23 @@ def best_so_far(best: dict | None, record: dict) -> dict | None:
     """The better one of an earlier epoch and this record's: {"epoch", "fd"}, or None.
 
     Better is the smaller FD, mean over the directions. An epoch does not count if in any direction
-    its outputs are collapsed, if fewer than LEAST_FOUND of their inputs are found, since pictures
-    that belong to nobody are no translations, or if it has no figures.
+    its outputs are collapsed or belong to nobody, which makes them no translations, or if it has
+    no figures.
     """
     figures = list(record.get("figures", {}).values())
     if not figures or any(not f or f["fd"] is None for f in figures):
         return best
-    if any(f["collapsed"] or f["top5"] < LEAST_FOUND for f in figures):
+    if any(f["collapsed"] or not belong(f) for f in figures):
         return best
     fd = statistics.mean(f["fd"] for f in figures)
     if best and best.get("fd", math.inf) <= fd:  # an older version's best has none
         return best
     return {"epoch": record["epoch"], "fd": fd}
+
+
+def belong(figures: dict) -> bool:
+    """Whether outputs of these figures belong to their inputs: those are found, not by chance."""
+    return figures["top5"] >= max(LEAST_FOUND, OVER_CHANCE * figures["top5_chance"])
 
 
 def set_aside(best: dict, folder: Path) -> None:
@@ -153,7 +159,8 @@ def tell_if_no_best(path: Path) -> None:
         print(
             f"There is no {path}: in no epoch with grids were {FEWEST_IMAGES} images of each "
             "domain held out, FD measured, the outputs not collapsed and "
-            f"{LEAST_FOUND:.0%} of their inputs found"
+            f"{LEAST_FOUND:.0%} of their inputs found, {OVER_CHANCE} times what chance finds at "
+            "least"
         )
 
 

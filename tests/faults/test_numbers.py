@@ -214,6 +214,20 @@ def test_nets_to_start_from_that_are_not_finite_make_no_run(workplace, train):
     assert not Path("model_ckpt/new").exists()
 
 
+def test_a_warm_start_names_the_batch_whose_loss_is_not_finite(workplace, train, monkeypatch):
+    calls = []
+
+    def spoilt(idt, real):
+        calls.append(len(real))
+        return (idt - real).abs().mean() * (NAN if len(calls) == 3 else 1)
+
+    monkeypatch.setattr("cyclegan_model.identity_loss", spoilt)
+    done = train("--name", "new", "--warm_steps", 8)
+    assert done.code == 2 and "Traceback" not in done.err and len(calls) == 3
+    assert "the loss of the warm start became nan at its batch 3; " in done.err
+    assert not Path("model_ckpt/new/latest.pth").exists()
+
+
 def test_an_encoder_with_a_bad_weight_is_not_written(tmp_path):
     encoder = Encoder(2, 6, 64)
     with torch.no_grad():
