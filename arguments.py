@@ -53,7 +53,7 @@ DEMO_DEFAULTS = {
     "dataset_size": 2000,
     "batch_size": 8,
     "ngf": 24,
-    "n_blocks": 4,
+    "n_blocks": 2,
     "ndf": 32,
     "warm_steps": 300,
     "shift": 2,

@@ -29,13 +29,27 @@ def pytest_addoption(parser):
 
 
 # Minutes in all: `-m "not slow"` is what a change is tried with first.
-SLOW = ("tests/faults/", "tests/benchmarks/", "_browser.py", "test_distributed.py")
+SLOW = (
+    "tests/faults/",
+    "tests/benchmarks/",
+    "_browser.py",
+    "test_screenshots.py",
+    "test_distributed.py",
+    "test_memory_format.py",
+    "test_dtn_scripts.py",
+)
+
+
+def pytest_configure(config):
+    # xdist begins with the files of most tests; ours of fewest tests take longest.
+    config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if any(part in item.nodeid for part in SLOW):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # the slow ones first
 
 
 def pytest_sessionfinish(session):
