@@ -73,7 +73,7 @@ class Health:
 
 
 def warm_losses(losses: Iterable[float]) -> Iterator[float]:
-    """The losses of a warm start as they come; raises NonFiniteLoss at the first that is not."""
+    """The losses of a warm start as they come; NonFiniteLoss at the first that is not finite."""
     for batch, loss in enumerate(losses, start=1):
         if not math.isfinite(loss):
             raise NonFiniteLoss(

@@ -108,9 +108,9 @@ def floor(real: Tensor, seed: int) -> dict[str, float] | None:
     """What as many other images of the same domain would score; real: (N, D); None if N < 12.
 
     No N others may be at hand, so random halves are measured. Between sets of one distribution all
-    of FD is bias, which falls as 1/N: FD at N is half of that at N/2, from N = 200 on; below, this
-    is up to a fifth too little. Precision, recall, density
-    and coverage hardly depend on N, and the kernel distance not at all; theirs are the halves'.
+    of FD is bias, which falls as 1/N: FD at N is half of that at N/2, or of few images (N < 200) up
+    to a quarter more. Precision, recall, density and coverage hardly depend on N, and the kernel
+    distance not at all; theirs are the halves'.
     """
     if len(real) < FEWEST_FOR_FLOOR:
         return None

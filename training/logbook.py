@@ -157,7 +157,7 @@ def tell_if_no_best(path: Path) -> None:
     """Say why a run that is over has no best.pth."""
     if not path.exists():
         print(
-            f"There is no {path}: in no epoch with grids were {FEWEST_IMAGES} images of each "
+            f"There is no {path}: in no epoch with grids were {5 * OVER_CHANCE} images of each "
             "domain held out, FD measured, the outputs not collapsed and "
             f"{LEAST_FOUND:.0%} of their inputs found, {OVER_CHANCE} times what chance finds at "
             "least"

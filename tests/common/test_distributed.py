@@ -21,13 +21,22 @@ def run(*command):
     return subprocess.run([*map(str, command)], env=ENV, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("mode", ["sn", "wgan", "dtn", "mixed"])
-def test_gradients_of_two_processes_equal_those_of_one_on_the_whole_batch(tmp_path, mode):
-    worker = ROOT / "tests/common/ddp_worker.py"
-    two = run(*TORCHRUN, worker, mode, tmp_path / "two")
-    assert two.returncode == 0, two.stderr
-    assert run(sys.executable, worker, mode, tmp_path / "one").returncode == 0
-    whole, first, second = (torch.load(tmp_path / f"{n}.pt") for n in ("one-0", "two-0", "two-1"))
+MODES = ("sn", "wgan", "dtn", "mixed")
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    """By mode: those of one process on the whole batch, and of each of two on its half."""
+    folder, worker = tmp_path_factory.mktemp("gradients"), ROOT / "tests/common/ddp_worker.py"
+    for output, launcher in (("one", [sys.executable]), ("two", TORCHRUN)):
+        done = run(*launcher, worker, folder / output, *MODES)
+        assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{name}.pt") for name in ("one-0", "two-0", "two-1")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_of_two_processes_equal_those_of_one_on_the_whole_batch(gradients, mode):
+    whole, first, second = (found[mode] for found in gradients)
     assert whole.keys() == first.keys() and len(whole) > 40
     # Biases before an instance norm have gradients of rounding alone: compare with the whole net.
     for net in {key.partition(".")[0] for key in whole}:

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.instrument import drawn
 from common.errors import UserError
 from common.tensors import to_uint8
-from evaluation.attributes import by_group, read_attributes
+from evaluation.attributes import by_group, read_attributes, train_classifier
 
 HERE = ("--gpu_ids", "-1")
 FOLDERS = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
@@ -270,8 +270,8 @@ def test_a_table_labels_its_own_folder_alone_where_both_folders_have_the_same_na
     assert "12 test persons with, 12 without, 12 training persons without, 12 with it" in done.out
 
 
-@pytest.mark.slow
-def test_persons_of_training_and_of_testing_get_the_labels_of_their_own_tables():
+def test_persons_of_training_and_of_testing_get_the_labels_of_their_own_tables(monkeypatch):
+    monkeypatch.setattr(train_classifier, "__defaults__", (100,))  # steps
     images = (torch.arange(80) % 2 * 1.0 - 0.5)[:, None, None, None].expand(-1, 3, 64, 64)
     names = [f"{i:05}.png" for i in range(80)]
     bright = {f"{i:05}": {"Male": i % 2} for i in range(80)}
@@ -309,8 +309,8 @@ def test_tables_of_training_and_testing_are_joined_and_what_is_missing_is_told(r
     assert done.code == 0 and "--train_B_path" in done.out
 
 
-@pytest.mark.slow
-def test_groups_tell_who_loses_an_attribute_there_and_back():
+def test_groups_tell_who_loses_an_attribute_there_and_back(monkeypatch):
+    monkeypatch.setattr(train_classifier, "__defaults__", (100,))  # steps
     generator = torch.Generator().manual_seed(0)
 
     def people(labels):  # the attribute is a bright left half

@@ -43,7 +43,7 @@ TRAINING = (
     "write page",
     "at some time",
 )
-AT_ANY_MOMENT, AT_A_LOCK, OF_THEIR_OWN, OF_A_DTN = 48, 1, 2, 4
+AT_ANY_MOMENT, AT_A_LOCK, OF_THEIR_OWN, OF_A_DTN = 34, 1, 2, 4
 TRAININGS_KILLED = AT_ANY_MOMENT + AT_A_LOCK + OF_THEIR_OWN + OF_A_DTN  # docs tell this
 
 

@@ -44,7 +44,7 @@ def test_a_long_run_needs_no_more_of_anything_at_its_end(tmp_path, long):
         for i in range(STEPS + 2):  # two are held out
             pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / folder / f"{i}.png")
-    epochs, every = (2500, 100) if long else (100, 10)
+    epochs, every = (2500, 100) if long else (60, 10)
     command = [
         sys.executable,
         "-c",
