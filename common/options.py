@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -32,6 +33,12 @@ def make_parser(description: str, usage: str | None = None) -> OneLineParser:
     """A parser that takes no abbreviations; usage: a line in place of the list of all options."""
     return OneLineParser(description=description, usage=usage, formatter_class=_Help,
                          allow_abbrev=False)  # fmt: skip
+
+
+def flags_that_differ(opt: Namespace, usual: Namespace, keys: Sequence[str]) -> list[str]:
+    """What must be typed to have the values of opt in the place of the usual ones."""
+    changed = [key for key in keys if getattr(opt, key) != getattr(usual, key)]
+    return [f"--{key} {shlex.quote(str(getattr(opt, key)))}" for key in changed]
 
 
 def given_options(parser: OneLineParser, argv: Sequence[str] | None = None) -> dict:

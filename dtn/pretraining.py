@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from arguments import train_options
 from common.device import resolve_gpu_ids
 from common.errors import UserError, one_line_errors
-from common.options import given_options, make_parser, number, whole
+from common.options import flags_that_differ, given_options, make_parser, number, whole
 from common.tensors import derived_generator, to_float
 from common.unread import DEMO_HAS_OWN, refuse_unread
 from dataset import ImageArray, UnpairedBatches, load_folder
@@ -46,6 +47,7 @@ DEMO_DEFAULTS = {
 DOMAINS = ("A", "B")
 SMALLEST_CROP = 0.6  # of the width; smaller ones lose the hair
 EXPANDED = 256  # numbers that VICReg compares
+DATA = ("domain_A_path", "domain_B_path", "image_size", "crop")  # must be the same in train.py
 FEWEST = 20  # images that must have an attribute, and as many that must not
 
 
@@ -87,9 +89,10 @@ def main() -> None:
     data = {f"domain_{domain}_path": images[domain].fingerprint() for domain in DOMAINS}
     notes = {"steps": opt.steps, "seed": opt.seed, "labels": labels["B"].names, "data": data}
     save_encoder(Path(opt.output), encoder.cpu(), notes)
-    demo = " --demo" if opt.demo else ""
     print(f"Encoder: {opt.output}")
-    print(f"Train with it: python train.py --model dtn{demo} --f_encoder {opt.output}")
+    demo = ["--demo"] if opt.demo else []
+    flags = [*demo, *flags_that_differ(opt, train_options(demo)[0], DATA), "--f_encoder"]
+    print(f"Train with it: python train.py --model dtn {' '.join(flags)} {opt.output}")
 
 
 def encoder_options() -> Namespace:
@@ -203,6 +206,11 @@ def hold_out(
     if opt.attributes:
         split = read_column(Path(opt.attributes), "split")
         held["B"] = torch.tensor([split.get(stem, "train") != "train" for stem in stems["B"]])
+        if held["B"].all():
+            raise UserError(
+                f"--attributes {opt.attributes}: its column 'split' puts none of the images into "
+                "'train'; it knows train, valid and test"
+            )
         if held["B"].any():
             return held, "split"
         identities = read_column(Path(opt.attributes), "identity")
@@ -359,6 +367,8 @@ def judge(
     figures = {}
     for i, name in enumerate(labels[domain].names):
         known = ~truth[:, i].isnan()
+        if not known.any():  # no held-out image has this label
+            continue
         true, logit = truth[known, i] == 1, logits[known, i]
         said = logit + torch.logit(rates[i]) > 0
         balanced = [(logit > 0)[true].float().mean(), (logit <= 0)[~true].float().mean()]

@@ -21,7 +21,13 @@ from tqdm import tqdm
 
 from common.errors import UserError, one_line_errors
 from common.options import make_parser, number, whole
-from pictures.decode import crop_box, load_image, to_rgb, unreadable_if_it_fails
+from pictures.decode import (
+    UnreadableImage,
+    crop_box,
+    load_image,
+    to_rgb,
+    unreadable_if_it_fails,
+)
 from pictures.folders import find_images_or_explain
 
 # Of three bundled frontal cascades: a second face in none of 600 such squares (the default
@@ -176,24 +182,30 @@ def measure(folder: Path, count: int, cascade: str | None = None) -> dict[str, n
     Of `count` pictures, evenly spaced, each searched at 64x64 and at 256x256. Returns "found" (a
     share), and the 10th, 50th and 90th percentile of "margin" (side of the square over that of
     the box) and "rise" (how far its centre lies higher, over the side of the box).
-    Raises UserError, UnreadableImage.
+    Pictures that cannot be read are left out, with a line each. Raises UserError.
     """
     names = find_images_or_explain(folder, "FOLDER")
     names = [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)]
     detector = FaceDetector(cascade, margin=1.0)
-    margins, rises = [], []
+    margins, rises, read = [], [], 0
     for name in tqdm(names, desc="finding faces", disable=None):
-        for size in (64, 256):
-            boxes = detector.boxes(Image.fromarray(load_image(folder / name, size)))
+        try:
+            pictures = {size: load_image(folder / name, size) for size in (64, 256)}
+        except UnreadableImage as error:
+            tqdm.write(f"skipped {str(folder / name)!r}: {error}")
+            continue
+        read += 1
+        for size, pixels in pictures.items():
+            boxes = detector.boxes(Image.fromarray(pixels))
             if boxes:
                 _, top, _, bottom = box = max(boxes, key=lambda box: box[2] - box[0])
                 side = box[2] - box[0]
                 margins.append(size / side)
                 rises.append(((top + bottom) / 2 - size / 2) / side + FACE_RISE)
     if not margins:
-        raise UserError(f"FOLDER {folder}: no face found in {len(names)} pictures; try --cascade")
+        raise UserError(f"FOLDER {folder}: no face found in {read} pictures; try --cascade")
     return {
-        "found": np.array(len(margins) / len(names) / 2),
+        "found": np.array(len(margins) / read / 2),
         "margin": np.percentile(margins, [10, 50, 90]),
         "rise": np.percentile(rises, [10, 50, 90]),
     }

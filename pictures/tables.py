@@ -35,7 +35,7 @@ def read_column(path: Path, name: str) -> dict[str, str]:
 def _rows(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV with a column "file", at least one. Raises UserError."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, restval=""))
         if not rows or "file" not in rows[0]:
             raise ValueError("no row below a header with 'file'")

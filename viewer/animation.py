@@ -17,7 +17,7 @@ QUALITY = 80
 def animate(folder: Path, sections: list[dict], target: Path) -> int:
     """Write the sample grids of the run in `folder` as an animated WebP; returns its epochs.
 
-    sections: see gallery_data.read_run. The directions stand side by side. Epochs without a grid
+    sections: see data.read_run. The directions stand side by side. Epochs without a grid
     of each are left out. Raises UserError if none is left, a grid is broken or of another size, or
     the file cannot be written.
     """

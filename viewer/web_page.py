@@ -2,7 +2,7 @@
 
 Python's own http.server, since the page needs little: no package to install, no file or telemetry
 from another host, and nothing on the disk. A picture is held in memory until it is answered. One
-picture is worked on at a time, of at most MAX_BYTES and dataset.MAX_PIXELS.
+picture is worked on at a time, of at most MAX_BYTES and decode.MAX_PIXELS.
 
 | request | answer |
 | --- | --- |
@@ -214,8 +214,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, gpu_ids: list[int]) -> None:
         super().__init__((host, port), Handler)
-        everywhere = host in ("", "0.0.0.0", "::")  # the names of this machine are not known then
-        self.hosts = None if everywhere else {host, "127.0.0.1", "localhost"}
+        everywhere = host in ("", "0.0.0.0")  # the names of this machine are not known then
+        self.hosts = None if everywhere else {host.lower(), "127.0.0.1", "localhost"}
         self.answerer = Answerer(gpu_ids)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -231,7 +231,7 @@ def serve(host: str, port: int, gpu_ids: list[int]) -> None:
     except OSError as error:
         raise UserError(
             f"--host {host} --port {port}: cannot listen there ({error.strerror}); "
-            "name another port, or 0 for any free one"
+            "name another port, 0 for any free one, or an IPv4 address or name of this machine"
         ) from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,6 +196,34 @@ def test_an_attribute_that_shows_is_learned_and_beats_the_majority(workplace, sc
     assert "held-out person images: 20" in done.out and "anime images" not in done.out
 
 
+@pytest.fixture
+def people(workplace):
+    """data/others, 60 pictures, and a table whose last 20 are for testing and know no Hat."""
+    os.mkdir("data/others")
+    rows = [["file", "Male", "Hat", "split"]]
+    for i in range(60):
+        Image.new("RGB", (64, 64), (4 * i, 100, 200)).save(f"data/others/{i:02}.png")
+        rows.append([f"{i:02}.png", i % 2, i % 2 if i < 40 else "", "train" if i < 40 else "test"])
+    write_table(rows)
+    return ("--domain_B_path", "data/others", "--attributes", "table.csv")
+
+
+def test_an_attribute_that_no_held_out_image_knows_leaves_the_others_their_figures(people, script):
+    flags = (*TINY, *people, "--image_size", 32, "--crop", "celeba")
+    done = script("pretrain_encoder.py", *flags)
+    assert done.code == 0, done.err
+    assert "| Male |" in done.out and "| Hat |" not in done.out and "nan" not in done.out
+    last = done.out.strip().splitlines()[-1]  # what it says goes with the encoder that it wrote
+    assert "dtn --domain_B_path data/others --image_size 32 --crop celeba --f_encoder f.pth" in last
+
+
+def test_a_split_without_images_for_training_is_refused(people, script):
+    table = Path("table.csv").read_text().replace("train", "0").replace("test", "1")
+    Path("table.csv").write_text(table)
+    done = script("pretrain_encoder.py", *TINY, *people)
+    assert done.code == 2 and "column 'split' puts none of the images into 'train'" in done.err
+
+
 def test_the_demo_learns_from_its_factors(workplace, script, monkeypatch):
     make_demo("data/demo", count=40, test_count=2)
     settings = json.loads((workplace / "data/demo/demo.json").read_bytes())
@@ -267,6 +296,8 @@ def test_a_table_may_leave_cells_empty(tmp_path):
     write_table(rows, path)
     names, table = read_table(path)
     assert names == ["Male", "Hat"] and table["b"][0] == 0 and math.isnan(table["b"][1])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Excel writes UTF-8
+    assert read_table(path)[0] == names
     assert table["c"] == [1, 1] and read_column(path, "identity") == {"b": "7"}
     with pytest.raises(UserError, match="--attributes"):
         read_table(tmp_path / "none.csv")

@@ -182,8 +182,12 @@ def test_the_command_measures_how_faces_are_framed(cv2_that_finds, tmp_path, scr
         "margin 2.00 (middle 80 %: 2.00 to 2.00)",
         "rise 0.12 (middle 80 %: 0.12 to 0.12)",
     ]
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    done = script("pictures/faces.py", tmp_path)
+    assert "found in 100.0%" in done.out and done.code == 0
+    assert "a.png" in done.out + done.err and "Traceback" not in done.err
     cv2_that_finds([])
-    assert "no face found" in script("pictures/faces.py", tmp_path).err
+    assert "no face found in 1 pictures" in script("pictures/faces.py", tmp_path).err
 
 
 def test_a_square_that_leaves_the_image_goes_on_with_the_edge():

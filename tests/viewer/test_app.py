@@ -204,6 +204,11 @@ def test_other_sites_and_other_names_of_this_machine_are_refused(ask, server):
     assert policy.startswith("default-src 'none'") and "http" not in policy
 
 
+def test_a_name_of_this_machine_may_have_capitals(monkeypatch):
+    monkeypatch.setattr(web_page.ThreadingHTTPServer, "__init__", lambda *_: None)
+    assert "johns-macbook" in web_page.Server("Johns-MacBook", 0, []).hosts
+
+
 def test_without_opencv_the_page_says_so_and_takes_the_middle(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     answerer = web_page.Answerer([])
