@@ -122,9 +122,13 @@ class CycleGANModel(TranslationModel):
     ) -> dict[str, Tensor]:
         mode, share = self.opt.gan_mode, self.opt.negatives
         images = [real, fake]
-        # Where D compares, half of the negatives are of fakes, and worse than those.
-        half = len(real) // 2 if mode == "relativistic" else len(real)
+        half = len(real)
         if share:
+            if mode == "relativistic":
+                # D compares: half of the negatives are of fakes, and worse than those. Of an odd
+                # batch chance decides about the middle image, which may be a process's only one.
+                coin = int(torch.randint(2, (), generator=self.generator))
+                half = (len(real) + coin) // 2
             other = self.real_B if domain == "A" else self.real_A
             whole = torch.cat([real[:half], fake[half:]])
             images.append(negatives(whole, other, self.generator))
@@ -139,9 +143,11 @@ class CycleGANModel(TranslationModel):
         if mode in PENALTY_MODES:
             penalty = gradient_penalty(netD, real, fake, self.generator)
             losses[f"gp_{domain}"] = self.opt.lambda_gp * penalty
-        if self.opt.lambda_r1 and self.steps % R1_EVERY == 1:
-            seen = self._augmented(torch.cat([real, fake]))
-            penalty = 2 * zero_centred_penalty(netD, seen)  # of both
+        if self.opt.lambda_r1:
+            penalty = loss.new_zeros(())  # 0 counts in the log's mean over all steps
+            if self.steps_D % R1_EVERY == 1:
+                seen = self._augmented(torch.cat([real, fake]))
+                penalty = 2 * zero_centred_penalty(netD, seen)  # of both
             losses[f"r1_{domain}"] = R1_EVERY * self.opt.lambda_r1 * penalty
         total(losses).backward()
         return losses
@@ -191,7 +197,8 @@ class CycleGANModel(TranslationModel):
             self.set_input(*batches.batch(step))
             with torch.no_grad():
                 self.make_fakes()
-            yield sum(loss.item() for loss in self._train_D().values()) / 2
+            yield total(self._train_D()).item() / 2
+        self.steps_D = 0  # a resumed run, too, counts from its first epoch on
 
     # --------------------------------------------------------------------- around the step
 

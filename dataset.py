@@ -296,9 +296,13 @@ class UnpairedBatches:
         return self.indices[domain][order], flips & self.flip
 
     def permutation(self, domain: str, number: int) -> Tensor:
-        """The order of a domain's images in a pass, int64 (n,); the latest pass is kept."""
-        if self.cached_pass.get(domain, (None,))[0] != number:
+        """The order of a domain's images in a pass, int64 (n,); the latest pass is kept.
+
+        Threads may ask at once: what one has read, no other changes.
+        """
+        kept = self.cached_pass.get(domain)
+        if kept is None or kept[0] != number:
             generator = derived_generator(self.seed, domain, number)
-            order = torch.randperm(len(self.indices[domain]), generator=generator)
-            self.cached_pass[domain] = (number, order)
-        return self.cached_pass[domain][1]
+            kept = number, torch.randperm(len(self.indices[domain]), generator=generator)
+            self.cached_pass[domain] = kept
+        return kept[1]

@@ -57,6 +57,7 @@ class TranslationModel:
         self.optimizer_G = torch.optim.Adam(parameters_G, opt.lr_G, betas, fused=True)
         self.optimizer_D = torch.optim.Adam(parameters_D, opt.lr_D, betas, fused=True)
         self.steps = 0
+        self.steps_D = 0  # of the discriminators: these also learn before the first step
         distributed.copy_from_rank_zero(self.nets.values())
         self.health = Health(self.device)
 
@@ -110,6 +111,7 @@ class TranslationModel:
 
     def _train_D(self) -> dict[str, Tensor]:
         """One step of the discriminators on the images at hand; returns their losses by name."""
+        self.steps_D += 1
         self.optimizer_D.zero_grad()
         losses = self.backward_D()
         self._update(self.optimizer_D)
@@ -255,7 +257,7 @@ class TranslationModel:
             net.load_state_dict(state["nets"][name])
         _load_moments(self.optimizer_G, state["optimizer_G"])
         _load_moments(self.optimizer_D, state["optimizer_D"])
-        self.steps = state["steps"]
+        self.steps = self.steps_D = state["steps"]
         if distributed.rank() == 0:
             self.generator.set_state(state["generator"])
         else:  # a checkpoint holds rank 0's alone

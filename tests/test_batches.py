@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -96,6 +97,35 @@ def test_every_image_comes_once_per_pass_and_the_smaller_domain_starts_again(bat
         assert len(passes) == 60 // n
         assert all(sorted(one) == list(range(n)) for one in passes)
         assert passes[0] != passes[1]
+
+
+def test_a_pass_keeps_its_order_wherever_another_thread_asks_for_another_pass(monkeypatch):
+    """The prefetching thread draws the next batch while others draw theirs."""
+    batches = make_batches()
+    orders = [make_batches().permutation("A", number) for number in (0, 1)]
+    assert not torch.equal(*orders)
+    code, seen = UnpairedBatches.permutation.__code__, []
+
+    def trace(frame, event, _):
+        if frame.f_code is not code:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":  # threads may change before any instruction
+            other = Thread(target=lambda: seen.append(batches.permutation("A", 1)))
+            other.start()
+            other.join(5)
+            assert not other.is_alive(), "it waits for this thread"
+        return trace
+
+    for kept in (0, 1):  # with the order at hand, and without it
+        batches.permutation("A", kept)
+        sys.settrace(trace)
+        try:
+            order = batches.permutation("A", 0)
+        finally:
+            sys.settrace(None)
+        assert torch.equal(order, orders[0])
+    assert len(seen) > 20 and all(torch.equal(order, orders[1]) for order in seen)
 
 
 def test_an_epoch_is_one_pass_of_the_larger_domain():

@@ -1,4 +1,6 @@
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,17 +148,74 @@ def test_a_relativistic_generator_is_compared_with_real_images(options):
     assert model.backward_G()["G_B"].item() == pytest.approx(lost.exp().add(1).log().mean().item())
 
 
+@pytest.mark.parametrize("size,of_real", [(1, {0, 1}), (3, {1, 2}), (4, {2})])
+def test_half_of_a_relativistic_Ds_negatives_are_of_real_images_however_small_a_batch(
+    options, monkeypatch, size, of_real
+):
+    """A process may have one image of a batch: a negative of a fake alone teaches it nothing."""
+    opt = options(negatives=0.5, gan_mode="relativistic", pool_size=0, batch_size=size)
+    model, counts = CycleGANModel(opt), []
+    model.set_input(*(torch.ones_like(x) for x in batch(size)))
+    model.fake_A = model.fake_B = torch.zeros_like(model.real_A)
+    monkeypatch.setattr(
+        "cyclegan_model.negatives",
+        lambda whole, *_: counts.append(int(whole.mean((1, 2, 3)).sum())) or whole,
+    )
+    for _ in range(32):
+        model.backward_D()
+    assert set(counts) == of_real
+    assert sum(counts) / len(counts) == pytest.approx(size / 2, abs=0.2)  # 64 draws: 3 sigma
+
+
 @pytest.mark.parametrize("amp", ["off", "bf16"])  # the penalty stays in float32
 def test_R1_is_taken_every_eighth_step_at_eight_times_its_weight(options, amp):
     model = CycleGANModel(options(lambda_r1=0.5, shift=0, pool_size=0, amp=amp))
     model.set_input(*batch())
     model.forward()
-    for model.steps in (0, *range(2, 9)):  # 0: before the first step, as warm_discriminators is
-        assert set(model.backward_D()) == {"D_A", "D_B"}
-    model.steps = 9
+    for model.steps_D in range(2, 9):
+        losses = model.backward_D()
+        assert losses["r1_A"] == losses["r1_B"] == 0
+    model.steps_D = 9
     model.netD_A.eval()  # spectral norm stands still
     slopes = zero_centred_penalty(model.netD_A, torch.cat([model.real_A, model.fake_A]))
     assert model.backward_D()["r1_A"].item() == pytest.approx(8 * 0.5 * 2 * slopes.item(), rel=1e-4)
+
+
+def constant_R1(monkeypatch):
+    """Let R1 and R2 be 1 each; returns where it was taken."""
+    taken = []
+
+    def penalty(netD, images):
+        taken.append(netD)
+        return netD(images).sum() * 0 + 1
+
+    monkeypatch.setattr("cyclegan_model.zero_centred_penalty", penalty)
+    return taken
+
+
+def test_discriminators_that_learn_first_are_under_R1_as_in_training(options, monkeypatch):
+    model, taken = CycleGANModel(options(lambda_r1=0.5, warm_steps=10)), constant_R1(monkeypatch)
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 64, 64, 3), dtype=np.uint8)
+    list(model.warm_discriminators(UnpairedBatches(*images, 2, seed=0)))
+    assert taken == [model.netD_A, model.netD_B] * 2  # at batches 1 and 9
+    resumed = CycleGANModel(model.opt)
+    resumed.load_state_dict(model.state_dict())
+    for trained_on in (model, resumed):  # the same steps of both
+        taken.clear()
+        for _ in range(9):
+            trained_on.set_input(*batch())
+            trained_on.optimize_parameters()
+        assert taken == [trained_on.netD_A, trained_on.netD_B] * 2
+
+
+def test_R1_in_the_log_is_its_share_of_the_loss_of_all_steps(workplace, train, monkeypatch):
+    constant_R1(monkeypatch)
+    more = "--batch_size 1 --niter 1 --niter_decay 0 --lambda_r1 0.5 --name run".split()
+    assert train(*more).code == 0
+    record = json.loads(Path("save_image/run/log.jsonl").read_text())
+    assert record["step"] == 11  # R1 and R2 at steps 1 and 9
+    for domain in "AB":
+        assert record["losses"][f"r1_{domain}"] == pytest.approx(0.5 * 2 * 2 * 8 / 11)
 
 
 def test_identity_loss_covers_both_generators_once(options):
