@@ -8,6 +8,7 @@ import hashlib
 import os
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -226,8 +227,12 @@ def _protocol(file: BinaryIO) -> tuple[int, bool]:
     if start == b"PK":
         old = False
         with zipfile.ZipFile(file) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            start = archive.open(names[0]).read(2)
+            places = [
+                i.header_offset for i in archive.infolist() if i.filename.endswith("data.pkl")
+            ]
+        file.seek(places[0] + 26)  # not by zipfile, which would verify a checksum
+        file.seek(sum(struct.unpack("<2H", file.read(4))), 1)  # over a name and an extra field
+        start = file.read(2)
     return (start[1] if start[:1] == b"\x80" else 0), old
 
 

@@ -42,6 +42,14 @@ def line_of(path=FILE, **kwargs):
     return line
 
 
+def without_checksums(state, **kwargs):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, FILE, **kwargs)
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
 def torchscript():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -84,6 +92,10 @@ FOREIGN = {
     "protocol 5": (
         lambda: torch.save(STATE, FILE, pickle_protocol=5),
         ["protocol 5", "torch.save"],
+    ),
+    "protocol 4 without checksums": (
+        lambda: without_checksums(STATE, pickle_protocol=4),
+        ["protocol 4", "torch.save"],
     ),
     "protocol 0": (
         lambda: torch.save(STATE, FILE, pickle_protocol=0),
@@ -155,11 +167,7 @@ def test_newer_protocols_of_plain_tensors_that_torch_reads_are_read_in_silence(r
 
 
 def test_a_file_without_checksums_is_read_and_a_line_says_that_it_has_none(capsys):
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save(STATE, FILE)
-    finally:
-        torch.serialization.set_crc32_options(True)
+    without_checksums(STATE)
     assert same(read_tensors(FILE), dict(STATE))
     said = capsys.readouterr().err
     assert said.startswith("x.pth: ") and "no checksums" in said and said.count("\n") == 1
