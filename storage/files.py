@@ -114,6 +114,14 @@ def refuse_unwritable(path: Path) -> None:
         raise _Rehearsal  # so that nothing is renamed
 
 
+def refuse_overwriting(path: Path, allowed: bool) -> None:
+    """Raise UserError if what --output names is there already, unless --overwrite was given."""
+    if Path(path).exists() and not (allowed or Path(path).is_dir()):  # a folder has its own line
+        raise UserError(
+            f"--output {path}: exists already; name another file, or replace it with --overwrite"
+        )
+
+
 def write_tensors(path: Path, state: dict) -> None:
     """Write tensors and plain values, whole or not at all. Raises UserError."""
     with atomic_write(path) as file:
