@@ -252,7 +252,10 @@ class TranslationModel:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up a state_dict() of a model with the same options; see validate.refuse_misfit."""
+        """Take up a state_dict() of a model with the same options.
+
+        Raises one of validate.LOAD_ERRORS for that of another one.
+        """
         for name, net in self.nets.items():
             net.load_state_dict(state["nets"][name])
         _load_moments(self.optimizer_G, state["optimizer_G"])
@@ -278,6 +281,8 @@ def _load_moments(optimizer: torch.optim.Adam, state: dict) -> None:
     # It keeps the file's strides, but fused Adam goes through weights and moments in memory order.
     for parameter, moments in optimizer.state.items():
         for key in ("exp_avg", "exp_avg_sq"):
+            if moments[key].shape != parameter.shape:  # copy_ would broadcast
+                raise ValueError(f"Adam's {key} is not of the size of its weight")
             moments[key] = torch.empty_like(parameter).copy_(moments[key])
 
 

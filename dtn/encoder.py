@@ -5,7 +5,6 @@ image_size, the size of the square images that it was trained on) and "encoder" 
 pretrain_encoder.py writes them; train.py --f_encoder and evaluate.py --features take them.
 """
 
-import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.tensors import to_float
 from storage.files import read_tensors, write_tensors
-from storage.validate import LOAD_ERRORS, unfit_weight
+from storage.validate import LOAD_ERRORS, misfit, short, shown
 
 FORMAT = "encoder-2"
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -143,7 +142,8 @@ def save_encoder(path: Path, encoder: Encoder, notes: dict | None = None) -> Non
 
     Raises UserError when the disk is full, and rather than writing weights that are not finite.
     """
-    _refuse_not_finite(path, encoder)
+    if reason := misfit(encoder.state_dict()):
+        raise UserError(f"{path}: not written, since the encoder's {reason}; train it again")
     options = {**(notes or {}), **encoder.options}
     write_tensors(path, {"format": FORMAT, "options": options, "encoder": encoder.state_dict()})
 
@@ -159,20 +159,22 @@ def load_encoder(path: Path) -> tuple[Encoder, dict]:
         raise UserError(
             f"{path}: a file of tensors, but not an encoder that pretrain_encoder.py wrote"
         )
-    found = state["format"]
-    found = found if isinstance(found, str) else reprlib.repr(found)
-    if found != FORMAT:
-        raise UserError(f"{path}: format {found}, but this version reads {FORMAT}")
+    if state["format"] != FORMAT:
+        raise UserError(f"{path}: format {shown(state['format'])}, but this version reads {FORMAT}")
     options, weights = state["options"], state["encoder"]
     try:
         if type(options["image_size"]) is not int:
             raise ValueError(f"image_size {options['image_size']!r}")
         with torch.device("meta"):
             encoder = Encoder(options["width"], options["dim"], options["image_size"])
+        if reason := misfit(weights, encoder.state_dict()):
+            raise ValueError(reason)
         encoder.load_state_dict(weights, assign=True)
     except LOAD_ERRORS as error:
-        raise UserError(f"{path}: options and weights are not those of an encoder") from error
-    _refuse_not_finite(path, encoder)
+        raise UserError(
+            f"{path}: options and weights are not those of an encoder ({short(str(error), 100)}); "
+            "use another file"
+        ) from error
     return encoder.float().eval(), options
 
 
@@ -195,14 +197,14 @@ def open_encoder(text: str) -> AnyEncoder:
         weights = {k: v for k, v in state.items() if not k.startswith("fc.")}
         with torch.device("meta"):
             encoder = ResnetEncoder(name)
+        if reason := misfit(weights, encoder.resnet.state_dict()):
+            raise ValueError(reason)
         encoder.resnet.load_state_dict(weights, assign=True)
     except LOAD_ERRORS as error:
-        reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"--f_encoder {text}: not the weights of torchvision's {name} ({reason}); name the "
-            "net that they belong to"
+            f"--f_encoder {text}: not the weights of torchvision's {name} "
+            f"({short(str(error), 100)}); name the net that they belong to"
         ) from error
-    _refuse_not_finite(path, encoder)
     return encoder.float().eval()
 
 
@@ -212,8 +214,3 @@ def trained_on(text: str) -> dict[str, str]:
         return {}
     data = load_encoder(Path(text))[1].get("data")
     return data if isinstance(data, dict) else {}
-
-
-def _refuse_not_finite(path: Path, encoder: nn.Module) -> None:
-    if reason := unfit_weight(encoder.state_dict()):
-        raise UserError(f"{path}: the encoder's {reason}; train it again")

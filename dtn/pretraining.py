@@ -27,7 +27,7 @@ from pictures.decode import CROPS
 from pictures.folders import check_domains
 from pictures.splits import split_holdout
 from pictures.tables import read_column, read_table, refuse_ambiguous
-from storage.files import refuse_unwritable
+from storage.files import refuse_overwriting, refuse_unwritable
 
 PRETRAIN = {
     "domain_A_path": DEMO_HAS_OWN,
@@ -66,6 +66,7 @@ class Labels:
 @one_line_errors
 def main() -> None:
     opt = encoder_options()
+    refuse_overwriting(Path(opt.output), opt.overwrite)  # now, not after the training
     device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
     if opt.demo:
         make_demo(DEMO)
@@ -80,7 +81,7 @@ def main() -> None:
             f"{folder}: {count} images, {known} with labels, {out} held out"
             + (f" by {by}" if out else "")
         )
-    refuse_unwritable(Path(opt.output))  # now, not after the training
+    refuse_unwritable(Path(opt.output))
 
     encoder, head = train(opt, images, labels, held, device)
     for domain, name in zip(DOMAINS, ("anime", "person"), strict=True):
@@ -126,6 +127,7 @@ def encoder_options() -> Namespace:
     )
     run.add_argument("--seed", type=whole(0), default=0, help="of all that is random")
     run.add_argument("--output", default="data/encoder.pth", help="file to write")
+    run.add_argument("--overwrite", action="store_true", help="replace --output")
 
     given = given_options(parser)
     if given.get("demo"):

@@ -9,7 +9,6 @@ shape of a face. A feature file is a dict: "format" ("features-1"), "options" (w
 the training) and "weights" (a state_dict, half precision).
 """
 
-import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from storage.files import read_tensors, write_tensors
-from storage.validate import LOAD_ERRORS, unfit_weight
+from storage.validate import LOAD_ERRORS, misfit, short, shown
 
 FORMAT = "features-1"
 SHIPPED = Path(__file__).resolve().parent.parent / "model_ckpt" / "features" / "features.pth"
@@ -147,7 +146,7 @@ def embed(net: FeatureNet, images: Tensor) -> Tensor:
 def save_features(path: Path, net: FeatureNet, notes: dict) -> None:
     """Write a folded net in half precision, with notes of its training beside its options."""
     weights = {key: value.half() for key, value in net.cpu().state_dict().items()}
-    if reason := unfit_weight(weights):
+    if reason := misfit(weights):
         raise UserError(f"{path}: not written, since the features' {reason}; train them again")
     state = {"format": FORMAT, "options": {**notes, "width": net.width}, "weights": weights}
     write_tensors(path, state)
@@ -167,19 +166,16 @@ def load_features(path: Path = SHIPPED) -> FeatureNet:
     if not isinstance(state, dict) or not {"format", "options", "weights"} <= state.keys():
         raise UserError(f"{path}: a file of tensors, but not what train_features.py wrote")
     if state["format"] != FORMAT:
-        raise UserError(
-            f"{path}: format {reprlib.repr(state['format'])}, but this version reads {FORMAT}"
-        )
+        raise UserError(f"{path}: format {shown(state['format'])}, but this version reads {FORMAT}")
     try:
         with torch.device("meta"):  # nothing is allocated, whatever width a file claims
             net = FeatureNet(state["options"]["width"])
+        if reason := misfit(state["weights"], net.state_dict()):
+            raise ValueError(reason)
         net.load_state_dict(state["weights"], assign=True)
-        reason = unfit_weight(net.state_dict())
     except LOAD_ERRORS as error:
         raise UserError(
-            f"{path}: options and weights are not those of a feature network; use the "
-            "file as it came"
+            f"{path}: options and weights are not those of a feature network "
+            f"({short(str(error), 100)}); use the file as it came"
         ) from error
-    if reason:
-        raise UserError(f"{path}: {reason}; use the file as it came")
     return net.float().eval()

@@ -27,7 +27,7 @@ from dtn.pretraining import views
 from evaluation.features import CHUNK, IMAGE_SIZE, FeatureNet, save_features
 from parsers import add_data_options
 from pictures.folders import check_domains
-from storage.files import refuse_unwritable
+from storage.files import refuse_overwriting, refuse_unwritable
 
 TEMPERATURE = 0.2
 HIDDEN, COMPARED = 256, 128  # numbers inside the head, and those that views are compared by
@@ -38,6 +38,7 @@ FITTED = 5000  # images of a domain whose statistics the last layers are fitted 
 @one_line_errors
 def main() -> None:
     opt = feature_options()
+    refuse_overwriting(Path(opt.output), opt.overwrite)
     device = torch.device(f"cuda:{opt.gpu_ids[0]}" if opt.gpu_ids else "cpu")
     check_domains(opt.domain_A_path, opt.domain_B_path)
     images = {
@@ -80,6 +81,7 @@ def feature_options() -> Namespace:
     )
     run.add_argument("--seed", type=whole(0), default=0, help="of all that is random")
     run.add_argument("--output", default="data/features.pth", help="file to write")
+    run.add_argument("--overwrite", action="store_true", help="replace --output")
     opt = parser.parse_args()
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)[:1]
     return opt

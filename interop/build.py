@@ -1,10 +1,11 @@
-"""Build the model chosen by --model, and refuse files whose options claim far larger nets."""
+"""Build the model chosen by --model, and refuse files whose weights are not of their options."""
 
 from argparse import Namespace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from common.errors import UserError
 from cyclegan_model import CycleGANModel
@@ -12,7 +13,9 @@ from dtn.encoder import DomainFeatures, build_encoder, open_encoder
 from dtn.model import DTNModel
 from dtn.networks import build_decoder
 from networks import build_discriminator, build_generator
-from storage.validate import LOAD_ERRORS, shown
+from storage.validate import LOAD_ERRORS, misfit, short, shown
+
+OTHER = "use another file"
 
 
 def make_model(
@@ -50,12 +53,12 @@ def make_model(
     return DTNModel(opt, encoder, training)
 
 
-def refuse_oversized(
+def refuse_misfit(
     opt: Namespace, nets: dict[str, dict[str, Tensor]], encoder_options: dict | None, path: Path
 ) -> None:
-    """Raise UserError if nets of these options are far larger than the weights in a file, `path`.
+    """Raise UserError unless the weights of a file, `path`, are those of nets of these options.
 
-    Nothing is allocated, whatever the options claim. Names and shapes are compared in loading.
+    Names, shapes, and that they are finite. Nothing is allocated, whatever the options claim.
     """
     try:
         with torch.device("meta"):
@@ -68,16 +71,25 @@ def refuse_oversized(
                 built = {"netG_A": netG, "netG_B": netG, "netD_A": netD, "netD_B": netD}
         for name, weights in nets.items():
             net = built[name.removesuffix("_ema")]
-            wanted = sum(weight.numel() for weight in net.parameters())
-            held = sum(weight.numel() for weight in weights.values())
-            if wanted > 2 * held:
-                raise UserError(
-                    f"{path}: {name} would have {wanted:,} numbers by its options, and "
-                    f"has {held:,}; use another file"
-                )
+            if reason := misfit(spectral_normed(weights, net), net.state_dict()):
+                raise UserError(f"{path}: {name} does not fit its architecture: {reason}; {OTHER}")
     except LOAD_ERRORS as error:
-        reason = " ".join(str(error).split())
         options = "options and encoder_options" if opt.model == "dtn" else "options"
+        reason = short(str(error) or type(error).__name__, 100)
         raise UserError(
-            f"{path}: its {options} do not fit its weights ({reason}); use another file"
+            f"{path}: its {options} do not fit its weights ({reason}); {OTHER}"
         ) from error
+
+
+def spectral_normed(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """The same weights with singular vectors, where a net has spectral norm and they have none."""
+    weights = dict(weights)
+    for name, norm in net.named_modules():
+        layer = name.removesuffix(".parametrizations.weight.0")
+        if isinstance(norm, _SpectralNorm) and f"{layer}.weight" in weights:
+            weight = weights.pop(f"{layer}.weight")
+            rows = weight.movedim(norm.dim, 0).flatten(1)
+            left, _, right = torch.linalg.svd(rows, full_matrices=False)
+            weights |= {f"{layer}.parametrizations.weight.original": weight}
+            weights |= {f"{name}._u": left[:, 0], f"{name}._v": right[0]}
+    return weights

@@ -19,7 +19,7 @@ from cyclegan_model import GENERATORS
 from interop.generators import find_generators, load_generators, refuse_dtn
 from interop.layouts import PUBLISHED
 from parsers import add_model_options
-from storage.files import atomic_write
+from storage.files import atomic_write, refuse_overwriting
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -45,6 +45,8 @@ def main() -> None:
             "(anime to person) or BtoA"
         )
     direction = opt.direction or model.directions[0]
+    output = Path(opt.output or Path(PUBLISHED[direction]).with_suffix(".onnx"))
+    refuse_overwriting(output, opt.overwrite)
     net, size = model.averaged(GENERATORS[direction]).eval(), model.opt.image_size
     step = STEPS.get(model.opt.generator)
 
@@ -69,7 +71,6 @@ def main() -> None:
             f"allowed is {TOLERANCE} of a range of 2; nothing was written; another "
             "version of these packages may help"
         )
-    output = Path(opt.output or Path(PUBLISHED[direction]).with_suffix(".onnx"))
     with atomic_write(output) as file:
         file.write(content)
     print(
@@ -159,4 +160,5 @@ def export_options() -> Namespace:
     files.add_argument(
         "--output", help="file; if not given: person_to_anime.onnx or anime_to_person.onnx"
     )
+    files.add_argument("--overwrite", action="store_true", help="replace --output")
     return parser.parse_args()

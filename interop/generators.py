@@ -3,18 +3,16 @@
 from argparse import Namespace
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrizations import _SpectralNorm
+from torch import nn
 
 from arguments import resumed_options
 from common import distributed
 from common.errors import UserError
 from cyclegan_model import GENERATORS
-from interop.build import make_model, refuse_oversized
+from interop.build import make_model, refuse_misfit, spectral_normed
 from interop.layouts import ORIGINAL, ORIGINAL_NAMES, PUBLISHED, Found, read_generators
 from storage.checkpoint import ROOT, find_checkpoint
-from storage.validate import LOAD_ERRORS, shown
+from storage.validate import LOAD_ERRORS, short, shown
 from translation_model import TranslationModel
 
 PRETRAINED = ROOT / "pretrained"
@@ -86,10 +84,10 @@ def load_generators(
     here = {"gpu_ids": ",".join(map(str, gpu_ids)) or "-1", "amp": "off", "compile": False}
     try:
         opt = resumed_options(saved, here, path)
-        refuse_oversized(opt, found.nets, found.encoder_options, path)
+        _refuse_misfit(opt, found, [name for name in found.nets if not name.startswith("netD")])
         model = make_model(opt, training=False, saved={"encoder_options": found.encoder_options})
     except LOAD_ERRORS as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = short(str(error) or type(error).__name__, 100)
         raise UserError(
             f"{path}: its options name no architecture that this version can build "
             f"({reason}); use another file"
@@ -143,11 +141,11 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
     }
     try:
         new = resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given, found.path)
-        refuse_oversized(new, found.nets, None, found.path)
-        return new
     except UserError as error:
         brought = ", ".join(f"{key} {shown(value)}" for key, value in (taken | shape).items())
         raise UserError(f"{error} (--init_from {found.path} brings {brought})") from error
+    _refuse_misfit(new, found, list(found.nets))
+    return new
 
 
 def check_model(wanted: str | None, found: Found) -> None:
@@ -179,31 +177,20 @@ def start_from(model: TranslationModel, found: Found) -> None:
     )
 
 
-def _load(found: Found, name: str, net: nn.Module) -> None:
+def _refuse_misfit(opt: Namespace, found: Found, names: list[str]) -> None:
+    """Raise UserError unless these nets of a file are those of the options."""
     try:
-        net.load_state_dict(_spectral_normed(found.nets[name], net))
-    except (RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())  # names all keys missing, left over, of other shape
+        nets = {name: found.nets[name] for name in names}
+        refuse_misfit(opt, nets, found.encoder_options, found.path)
+    except UserError as error:
+        line = str(error)
         for theirs, ours in ORIGINAL_NAMES.items() if found.about == ORIGINAL else ():
-            reason = reason.replace(ours, theirs)
-        raise UserError(
-            f"{found.path}: {name} is not of the architecture that its options or "
-            f"shapes tell: {reason}; use another checkpoint"
-        ) from error
+            line = line.replace(f" {ours}", f" {theirs}").replace(f"({ours}", f"({theirs}")
+        raise UserError(line) from error
 
 
-def _spectral_normed(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """The same weights with singular vectors, where a net has spectral norm and they have none."""
-    weights = dict(weights)
-    for name, norm in net.named_modules():
-        layer = name.removesuffix(".parametrizations.weight.0")
-        if isinstance(norm, _SpectralNorm) and f"{layer}.weight" in weights:
-            weight = weights.pop(f"{layer}.weight")
-            rows = weight.movedim(norm.dim, 0).flatten(1)
-            left, _, right = torch.linalg.svd(rows, full_matrices=False)
-            weights |= {f"{layer}.parametrizations.weight.original": weight}
-            weights |= {f"{name}._u": left[:, 0], f"{name}._v": right[0]}
-    return weights
+def _load(found: Found, name: str, net: nn.Module) -> None:
+    net.load_state_dict(spectral_normed(found.nets[name], net))
 
 
 def shape_options(options: dict, net: str) -> dict:

@@ -7,6 +7,7 @@
 | | their folder | both ways |
 | anime_person_translation (2018) | `iter-200_sn_sn_sumiter200.pth` | both ways |
 | pytorch-CycleGAN-and-pix2pix | a folder with `latest_net_G_A.pth`, `..._B.pth` | both ways |
+| | one file with both, their names beginning with `netG_A.`, `netG_B.` | both ways |
 | | one file, or a folder with `latest_net_G.pth` | as --direction says |
 
 The original's A and netG_A are ours: anime, and anime to person. So is a folder of
@@ -15,12 +16,13 @@ one with --direction.
 
 Files are read as tensors and plain values, so none can run code. Weights may be in half precision
 and carry the prefixes of nn.DataParallel and torch.compile. What a file lacks or has too much is an
-error that names it.
+error that names the first of it.
 """
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ from common.errors import UserError
 from cyclegan_model import GENERATORS
 from storage.checkpoint import load_checkpoint, read_or_suggest
 from storage.files import read_tensors
-from storage.validate import LOAD_ERRORS, as_checkpoint, shown, unfit_weight
+from storage.validate import LOAD_ERRORS, as_checkpoint, misfit, short, shown
 
 PUBLISHED = {"AtoB": "anime_to_person.pth", "BtoA": "person_to_anime.pth"}
 PUBLISHED_FORMAT = 1
@@ -96,8 +98,8 @@ def read_generators(path: Path, direction: str | None = None) -> Found:
         return _published(path, state)
     if "options" in state:
         return _run(path, as_checkpoint(path, state))
-    if any(key.startswith(("netG_A.", "netG_B.")) for key in state):
-        return _original(path, state)
+    if any(key.split(".")[0] in GENERATORS.values() for key in unwrapped(state)):
+        return _both(path, unwrapped(state))
     if any(WRAPPERS.sub("", key).startswith("model.") for key in state):
         if direction is None:
             raise UserError(
@@ -107,9 +109,9 @@ def read_generators(path: Path, direction: str | None = None) -> Found:
             )
         return _cyclegan(path, {GENERATORS[direction]: state})
     raise UserError(
-        f"{path}: a file of tensors, but not a checkpoint that train.py wrote, nor generators that "
-        "publish.py, anime_person_translation or pytorch-CycleGAN-and-pix2pix wrote; its first "
-        f"keys are {', '.join(list(state)[:3]) or 'none'}"
+        f"{path}: not a checkpoint that train.py wrote, nor generators of "
+        "publish.py, anime_person_translation or pytorch-CycleGAN-and-pix2pix; its first "
+        f"keys are {', '.join(short(key, 30) for key in list(state)[:3]) or 'none'}"
     )
 
 
@@ -201,23 +203,36 @@ def _published(path: Path, state: dict) -> Found:
     return Found(path, options, nets, "published", epoch, steps)
 
 
-def _original(path: Path, state: dict) -> Found:
+def _both(path: Path, state: dict) -> Found:
+    """Both generators in one file: flat, netG_A.model.1.weight, or a dict of weights for each."""
+    nets: dict[str, dict] = {name: {} for name in GENERATORS.values()}
+    for key, value in state.items():
+        net, _, layer = key.partition(".")
+        if net in nets:
+            nets[net] |= {layer: value} if layer else value if isinstance(value, dict) else {}
+        elif net not in ("netD_A", "netD_B", "criterionGAN"):
+            raise UserError(
+                f"{path}: looks like both generators of a CycleGAN, but has {short(key)} too; "
+                "use another file"
+            )
+    layers = [WRAPPERS.sub("", str(layer)) for weights in nets.values() for layer in weights]
+    if any(layer.startswith("up_sample.") for layer in layers):
+        return _original(path, nets)
+    if layers and all(layer.startswith("model.") for layer in layers):
+        return _cyclegan(path, {name: weights for name, weights in nets.items() if weights})
+    raise UserError(
+        f"{path}: holds netG_A or netG_B, but of no architecture that is known here; its first "
+        f"layers are {', '.join(short(layer, 30) for layer in layers[:3]) or 'none'}"
+    )
+
+
+def _original(path: Path, nets: dict[str, dict]) -> Found:
     """A checkpoint of anime_person_translation (2018): generators through a 100-vector.
 
     Its domain A is anime too, and its images are in [-1, 1] too. Its spectral norm takes the first
     dimension for rows, and makes one power iteration from the stored u in every forward pass, in
     evaluation as well. Only with one GPU was the new u kept; a file's u gives its first pass.
     """
-    nets: dict[str, dict] = {"netG_A": {}, "netG_B": {}}
-    for key, value in state.items():
-        net, _, layer = key.partition(".")
-        if net in nets:
-            nets[net][layer] = value
-        elif net not in ("netD_A", "netD_B", "criterionGAN"):
-            raise UserError(
-                f"{path}: looks like a checkpoint of anime_person_translation, but has "
-                f"{key} too; use another file"
-            )
     for name, weights in nets.items():
         weights = _floats(path, weights)
         if weights.get("up_sample.0.weight", torch.empty(0)).dim() != 4:
@@ -243,6 +258,11 @@ def _original(path: Path, state: dict) -> Found:
     ngf = len(nets["netG_A"]["encoder.0.weight"])
     options = {"generator": "sagan", "ngf": ngf, "attention": True, "image_size": 64}
     return Found(path, options, nets, ORIGINAL)
+
+
+def unwrapped(weights: dict[str, Any]) -> dict[str, Any]:
+    """Names without what nn.DataParallel and torch.compile put before."""
+    return {WRAPPERS.sub("", key): value for key, value in weights.items()}
 
 
 def _our_name(key: str) -> str:
@@ -282,9 +302,9 @@ def _cyclegan(path: Path, states: dict[str, object]) -> Found:
 
 
 def _floats(path: Path, weights: object) -> dict[str, Tensor]:
-    """Weights in float32, their names without what nn.DataParallel and torch.compile put before."""
-    if not isinstance(weights, dict):
+    """Weights in float32, their names unwrapped."""
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise UserError(f"{path}: holds no weights by name; use a file of generators")
-    if reason := unfit_weight(weights):
+    if reason := misfit(weights):
         raise UserError(f"{path}: {reason}; use another file of generators")
-    return {WRAPPERS.sub("", key): value.float() for key, value in weights.items()}
+    return {key: value.float() for key, value in unwrapped(weights).items()}

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
-from storage import archives
-from storage.files import DamagedFile, read_tensors, write_tensors
+from storage.files import DamagedFile, is_whole, read_tensors, write_tensors
 from storage.validate import FORMAT, as_checkpoint
 
 ROOT = Path("model_ckpt")
@@ -43,7 +42,7 @@ def read_or_suggest(path: Path) -> object:
     except DamagedFile as error:
         beside = [p for p in Path(path).parent.glob("*.pth") if p.name != Path(path).name]
         for other in sorted(beside, key=lambda p: p.stat().st_mtime, reverse=True):
-            if RUN_FILE.fullmatch(other.name) and archives.is_whole(other):
+            if RUN_FILE.fullmatch(other.name) and is_whole(other):
                 raise UserError(
                     f"{path} is damaged ({error.reason}); {other.name} beside it is whole: name it "
                     f"with --ckpt, or copy it over {Path(path).name} to resume from there"

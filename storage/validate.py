@@ -1,21 +1,17 @@
 """What a file may hold: every check of a checkpoint's contents, options and weights."""
 
 import argparse
-import math
 import reprlib
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
 
-import torch
 from torch import Tensor
 
-from common.errors import UserError
-
-if TYPE_CHECKING:
-    from translation_model import TranslationModel
+from common.errors import UserError, one_line
 
 FORMAT = 1  # of checkpoints
-KEYS = {"format", "options", "epoch", "batch", "totals", "model"}
+# What a checkpoint holds, and its model.
+TYPES = {"format": int, "options": dict, "epoch": int, "batch": int, "totals": dict, "model": dict}
+MODEL_TYPES = {"nets": dict, "steps": int}
 # What Python and torch raise where options or weights of a damaged or foreign file do not fit.
 LOAD_ERRORS = (
     ArithmeticError,
@@ -27,16 +23,39 @@ LOAD_ERRORS = (
 )
 
 
-def unfit_weight(weights: dict[str, Tensor]) -> str | None:
-    """The first of the weights that no net can have, and why; None if all are finite floats."""
-    for key, value in weights.items():
+def misfit(found: dict, own: dict[str, Tensor] | None = None) -> str | None:
+    """Why weights from a file are not those of a net, in a few words; None if they are.
+
+    own: the net's; None if it is not known. They must be finite, and floats where the net's are;
+    half precision is taken.
+    """
+    if own is not None and found.keys() != own.keys():
+        missing, more = ([*a.keys() - b.keys()] for a, b in ((own, found), (found, own)))
+        parts = [
+            f"{what} {short(min(keys, key=str))}" + f" and {len(keys) - 1} more" * (len(keys) > 1)
+            for what, keys in (("lacks", missing), ("has no place for", more))
+            if keys
+        ]
+        return " and ".join(parts)
+    for key, value in found.items():
         if not isinstance(value, Tensor):
-            return f"{key} is no tensor"
-        if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
-            return f"{key} is of {value.dtype}"
+            return f"{short(key)} is no tensor"
+        if own is not None and value.shape != own[key].shape:
+            size, wanted = (_size(tensor) for tensor in (value, own[key]))
+            return f"{short(key)} is {size}, and the net's {wanted}"
+        # Batch norm counts in whole numbers.
+        whole = (
+            key.endswith("num_batches_tracked") if own is None else not own[key].is_floating_point()
+        )
+        if not (value.is_floating_point() or whole):
+            return f"{short(key)} is of {value.dtype}"
         if not value.isfinite().all():
-            return f"{key} is not finite"
+            return f"{short(key)} is not finite"
     return None
+
+
+def _size(tensor: Tensor) -> str:
+    return short("x".join(map(str, tensor.shape)) or "one number", 40)
 
 
 def check_options(parser: argparse.ArgumentParser, options: dict, source: object) -> None:
@@ -66,75 +85,20 @@ def check_options(parser: argparse.ArgumentParser, options: dict, source: object
 
 def as_checkpoint(path: Path, state: object) -> dict:
     """What was read from a file, if that is a checkpoint of ours. Raises UserError."""
-    if not isinstance(state, dict) or not KEYS <= state.keys():
+    if not isinstance(state, dict) or not TYPES.keys() <= state.keys():
         raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")
     if type(state["format"]) is not int or state["format"] != FORMAT:
         raise UserError(f"{path}: format {shown(state['format'])}, but this version reads {FORMAT}")
-    model = state["model"] if _is_by_name(state["model"]) else {}
-    rules = {
-        "options": _is_by_name(state["options"]),
-        "epoch": _is_count(state["epoch"]),
-        "batch": _is_count(state["batch"]),
-        "totals": isinstance(state["totals"], dict)
-        and all(map(_is_total, state["totals"].items())),
-        "model": _is_by_name(state["model"]),
-        "nets": _are_nets(model.get("nets")),
-        "steps": _is_count(model.get("steps")),
-        "encoder_options": isinstance(model.get("encoder_options"), dict | None),
-        "data": isinstance(state.get("data", {}), dict),
-        "held_out": _are_names(state.get("held_out", {})),
-        "best": state.get("best") is None or _is_best(state["best"]),
-    }
-    for key, kept in rules.items():
-        if not kept:
-            value = (model | state).get(key)
-            raise UserError(f"{path}: its {key} {shown(value)} cannot be; use another checkpoint")
-    return state
-
-
-def refuse_misfit(path: Path, state: dict, model: "TranslationModel") -> None:
-    """Raise UserError unless a model can take up a state that was read from a file.
-
-    model: that of the file's options. The state must have its keys, shapes and types, and finite
-    numbers; but Adam may have no moments yet, and a pool any number of images.
-    """
-    try:
-        if state["nets"].keys() != model.nets.keys():
-            raise ValueError(f"its nets are {shown(list(state['nets']))}")
-        for name, net in model.nets.items():
-            _refuse_unlike(name, state["nets"][name], net.state_dict())
-        for name in ("optimizer_G", "optimizer_D"):
-            weights = dict(enumerate(getattr(model, name).param_groups[0]["params"]))
-            if len(state[name]["param_groups"][0]["params"]) != len(weights):
-                raise ValueError(f"{name} is of other nets")
-            for number, found in state[name]["state"].items():
-                own = dict.fromkeys(("exp_avg", "exp_avg_sq"), weights[number])
-                _refuse_unlike(f"{name}.{number}", found, {"step": torch.zeros(()), **own})
-        for name in ("pool_A", "pool_B") if hasattr(model, "pool_A") else ():
-            if count := state[name].shape[0]:
-                shape = count, 3, model.opt.image_size, model.opt.image_size
-                own = {"images": torch.empty(shape, device="meta")}
-                _refuse_unlike(name, {"images": state[name]}, own)
-        torch.Generator().set_state(state["generator"])
-    except LOAD_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: does not fit its own options ({reason})") from error
-
-
-def _refuse_unlike(name: str, found: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    """Raise ValueError unless `found` is finite and has the keys, shapes and types of `own`."""
-    if reason := unfit_weight(found):
-        raise ValueError(f"{name}: {reason}")
-    if found.keys() != own.keys():
-        raise ValueError(
-            f"{name} lacks or has too much: {shown(sorted(map(str, found.keys() ^ own.keys())))}"
-        )
-    for key, tensor in own.items():
-        if (found[key].dtype, found[key].shape) != (tensor.dtype, tensor.shape):
-            raise ValueError(
-                f"{name}: {key} is {found[key].dtype} {list(found[key].shape)}, and the model's is "
-                f"{tensor.dtype} {list(tensor.shape)}"
+    parts = {**state, **state["model"]} if isinstance(state["model"], dict) else state
+    for key, kind in {**TYPES, **MODEL_TYPES}.items():
+        if not isinstance(parts.get(key), kind):
+            raise UserError(
+                f"{path}: its {key} {shown(parts.get(key))} cannot be; use another file"
             )
+    nets = state["model"]["nets"].items()
+    if not all(isinstance(net, str) and isinstance(weights, dict) for net, weights in nets):
+        raise UserError(f"{path}: its nets are no weights by name; use another file")
+    return state
 
 
 def shown(value: object) -> str:
@@ -142,54 +106,9 @@ def shown(value: object) -> str:
     return reprlib.repr(value)
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_by_name(value: object) -> TypeGuard[dict]:
-    return isinstance(value, dict) and all(map(_is_text, value))
-
-
-def _are_nets(nets: object) -> bool:
-    """Whether these are dicts of tensors, by net."""
-    return _is_by_name(nets) and all(
-        _is_by_name(weights) and all(isinstance(weight, Tensor) for weight in weights.values())
-        for weights in nets.values()
-    )
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**53
-
-
-def _is_number(value: object) -> bool:
-    return (type(value) is int or type(value) is float) and math.isfinite(value)
-
-
-def _is_total(item: tuple) -> bool:
-    name, total = item
-    return (
-        _is_text(name)
-        and isinstance(total, list | tuple)
-        and len(total) == 2
-        and _is_number(total[0])
-        and _is_count(total[1])
-        and total[1] > 0
-    )
-
-
-def _are_names(held_out: object) -> bool:
-    """Whether these are names of images by folder."""
-    return isinstance(held_out, dict) and all(
-        _is_text(key) and isinstance(names, list) and names and all(map(_is_text, names))
-        for key, names in held_out.items()
-    )
-
-
-def _is_best(best: object) -> bool:
-    # "swd": of the version before, which judged by it
-    return (
-        isinstance(best, dict)
-        and _is_count(best.get("epoch"))
-        and _is_number(best.get("fd", best.get("swd")))
-    )
+def short(text: object, most: int = 60) -> str:
+    """A key or a reason of a file on one line of at most so many characters, cut in the middle."""
+    line = one_line(" ".join(text.split())) if isinstance(text, str) else ""
+    line = line or shown(text)
+    half = most // 2 - 2
+    return line if len(line) <= most else f"{line[:half]}...{line[-half:]}"

@@ -36,14 +36,14 @@ from common import distributed
 from common.errors import UserError
 from common.health import NonFiniteLoss
 from dataset import UnpairedBatches
-from interop.build import refuse_oversized
+from interop.build import refuse_misfit
 from interop.generators import initialised_options
 from interop.layouts import Found, read_generators
 from pictures.splits import held_out_is_other, refuse_changes
 from storage.checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
 from storage.files import atomic_write
 from storage.locks import alone_in, remove_strays
-from storage.validate import refuse_misfit
+from storage.validate import LOAD_ERRORS, short
 from training.data import TrainingData
 from training.logbook import (
     append_line,
@@ -197,8 +197,14 @@ class Run:
 
     def _restore(self, saved: dict) -> None:
         """Go on where a checkpoint stopped. Raises UserError if the model cannot take it up."""
-        refuse_misfit(self.latest, saved["model"], self.model)
-        self.model.load_state_dict(saved["model"])
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.model.state_dict()  # raises where anything is not finite
+        except (NonFiniteLoss, *LOAD_ERRORS) as error:
+            reason = short(f"{type(error).__name__}: {error}", 100)
+            raise UserError(
+                f"{self.latest}: its model does not fit its options ({reason}); use another file"
+            ) from error
         self.epoch, self.batch, self.best = saved["epoch"], saved["batch"], saved.get("best")
         self.totals.update(saved["totals"])
         data = self.data
@@ -354,5 +360,5 @@ def resume_options(path: Path, saved: dict, given: dict) -> Namespace:
     """Options of the run in a checkpoint, under those given. Raises UserError if it is nonsense."""
     opt = resumed_options(saved["options"], given, path)
     opt.name = path.parent.name
-    refuse_oversized(opt, saved["model"]["nets"], saved["model"].get("encoder_options"), path)
+    refuse_misfit(opt, saved["model"]["nets"], saved["model"].get("encoder_options"), path)
     return opt

@@ -19,6 +19,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from translation_model import TranslationModel
 
 MAX_BYTES = 32_000_000
 TIMEOUT = 30  # seconds for which a request may stand still
+BODY_SECONDS = 120  # for a whole picture
 BATCH = 8
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 PAGE = {
@@ -104,7 +106,7 @@ class Answerer:
         path = list_models().get(name)
         if path is None:
             raise UserError(f"there is no model {name!r} in model_ckpt/ any more; choose another")
-        model, about = self.open(path, path.stat().st_mtime_ns, direction)
+        model, about = self.open(path, stamps(path), direction)
         size = model.opt.image_size
         with open_image(io.BytesIO(picture)) as photo:
             if find and self.detector:
@@ -118,9 +120,16 @@ class Answerer:
         faces = [[data_url(pixels) for pixels in row] for row in zip(*columns, strict=True)]
         return {"about": about, "notes": notes, "faces": faces}
 
-    def _open(self, path: Path, changed: int, direction: str) -> tuple[TranslationModel, str]:
+    def _open(self, path: Path, changed: tuple, direction: str) -> tuple[TranslationModel, str]:
         model, found = load_generators(path, self.gpu_ids, BATCH, direction)
         return model, f"{path.name} ({found.about}) on {model.device}"
+
+
+def stamps(path: Path) -> tuple:
+    """What changes when a file of weights, or one in a folder of them, is replaced."""
+    files = sorted(path.glob("*.pth")) if path.is_dir() else [path]
+    found = [(file.name, file.stat()) for file in files if file.exists()]
+    return tuple((n, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in found)
 
 
 def data_url(pixels: torch.Tensor) -> str:
@@ -138,10 +147,9 @@ class Handler(BaseHTTPRequestHandler):
     timeout = TIMEOUT
 
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        examples = bundled(EXAMPLES)
         if not self.is_ours():
             return
+        path, examples = urlsplit(self.path).path, bundled(EXAMPLES)
         if path in PAGE:
             name, kind = PAGE[path]
             self.answer((TEMPLATES / name).read_bytes(), f"{kind}; charset=utf-8")
@@ -153,37 +161,60 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "there is no such page")
 
     def do_POST(self) -> None:
-        url = urlsplit(self.path)
-        length = self.headers.get("Content-Length", "")
         if not self.is_ours():
             return
+        url, length = urlsplit(self.path), self.headers.get("Content-Length", "")
         if url.path != "/translate":
             return self.refuse(404, "there is no such page")
-        if not length.isdecimal():
+        if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
             return self.refuse(411, "a picture needs a Content-Length")
-        if int(length) > MAX_BYTES:
+        if len(length) > 12 or int(length) > MAX_BYTES:
             return self.refuse(413, f"at most {MAX_BYTES:,} bytes are taken")
+        picture = self.read_body(int(length))
+        if picture is None:
+            return self.refuse(408, "the picture did not come whole in time")
         asked = {key: values[0] for key, values in parse_qs(url.query).items()}
-        with self.server.answerer.lock:
-            picture = self.rfile.read(int(length))
-            try:
-                if asked.get("direction") not in GENERATORS:
-                    raise UserError("direction: must be AtoB or BtoA")
+        try:
+            if asked.get("direction") not in GENERATORS:
+                raise UserError("direction: must be AtoB or BtoA")
+            with self.server.answerer.lock:
                 answer = self.server.answerer.translate(
                     picture, asked.get("model", ""), asked["direction"], asked.get("find") == "1"
                 )
-            except UnreadableImage as error:
-                answer = {"error": one_line(f"This picture cannot be read: {error}")}
-            except UserError as error:
-                answer = {"error": one_line(str(error))}
+        except UnreadableImage as error:
+            answer = {"error": one_line(f"This picture cannot be read: {error}")}
+        except UserError as error:
+            answer = {"error": one_line(str(error))}
         self.answer_json(answer)
+
+    def read_body(self, length: int) -> bytes | None:
+        """The body of a request; None if it is not whole within BODY_SECONDS."""
+        body, end = bytearray(), time.monotonic() + BODY_SECONDS
+        try:
+            while len(body) < length and (left := end - time.monotonic()) > 0:
+                self.connection.settimeout(min(left, TIMEOUT))
+                if not (chunk := self.rfile.read1(min(length - len(body), 1 << 16))):
+                    break
+                body += chunk
+        except TimeoutError:
+            pass
+        self.connection.settimeout(TIMEOUT)
+        return bytes(body) if len(body) == length else None
 
     def is_ours(self) -> bool:
         """Refuse what another site has a browser send here, by a name of its own or from afar."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         hosts = self.server.hosts
-        known = hosts is None or urlsplit(f"//{host}").hostname in hosts
-        if known and (origin is None or urlsplit(origin).netloc == host):
+        try:
+            urlsplit(self.path)
+            known = hosts is None or urlsplit(f"//{host}").hostname in hosts
+            ours = known and (origin is None or urlsplit(origin).netloc == host)
+            if any(len(self.headers.get_all(name, [])) > 1 for name in ("Host", "Content-Length")):
+                raise ValueError
+        except ValueError:
+            self.refuse(400, "an address or a header is malformed")
+            return False
+        if ours:
             return True
         self.refuse(403, "this page answers only itself")
         return False

@@ -172,6 +172,16 @@ def test_without_labels_f_learns_by_itself_and_the_file_is_an_encoder(pretrain):
     assert not torch.equal(encoder.linear.weight, start.linear.weight)
 
 
+def test_an_encoder_that_is_there_is_replaced_only_when_asked_and_said_so_at_once(pretrain):
+    Path("f.pth").write_bytes(b"mine")
+    done = pretrain()
+    assert done.code == 2 and done.err.count("\n") == 1 and done.out == "", (done.out, done.err)
+    assert "f.pth" in done.err and "--overwrite" in done.err
+    assert Path("f.pth").read_bytes() == b"mine"
+    assert pretrain("--overwrite").code == 0
+    load_encoder("f.pth")
+
+
 def test_the_same_command_gives_the_same_bits(pretrain):
     for name in ("a.pth", "b.pth"):
         assert pretrain("--output", name).code == 0

@@ -1,6 +1,7 @@
 """train_features.py: its loss by algebra, its changes of colour, and whole runs on tiny data."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +47,15 @@ def test_the_rate_climbs_and_falls_to_nothing(options):
     opt = Namespace(lr=1.0, steps=1000)
     assert rate(opt, 0) < 0.05 < 0.9 < rate(opt, 60)
     assert rate(opt, 999) < 1e-4
+
+
+def test_features_that_are_there_are_replaced_only_when_asked(workplace, script):
+    Path("f.pth").write_bytes(b"mine")
+    done = script("evaluation/train_features.py", *TINY)
+    assert done.code == 2 and done.err.count("\n") == 1 and "--overwrite" in done.err
+    assert Path("f.pth").read_bytes() == b"mine"
+    assert script("evaluation/train_features.py", *TINY, "--overwrite").code == 0
+    load_features(Path("f.pth"))
 
 
 def test_a_run_writes_features_and_equal_seeds_give_equal_bits(workplace, script):

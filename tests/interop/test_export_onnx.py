@@ -99,6 +99,19 @@ def test_a_file_whose_outputs_differ_is_not_written(run, monkeypatch, capsys):
     assert not Path("anime_to_person.onnx").exists()
 
 
+@pytest.mark.parametrize("flags", [(), ("--output", "mine.onnx")])
+def test_a_file_that_is_there_is_replaced_only_when_asked(run, script, flags):
+    packages()
+    path = Path(flags[-1] if flags else "person_to_anime.onnx")
+    path.write_bytes(b"mine")
+    command = ("export_onnx.py", "--name", "run", "--direction", "BtoA", *flags)
+    done = script(*command)
+    assert done.code == 2 and done.err.count("\n") == 1, done.err
+    assert str(path) in done.err and "--overwrite" in done.err and path.read_bytes() == b"mine"
+    assert script(*command, "--overwrite").code == 0
+    assert path.read_bytes() != b"mine"
+
+
 def test_the_direction_must_be_named_where_there_are_two(run, script):
     packages()
     done = script("export_onnx.py")

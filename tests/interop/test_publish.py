@@ -209,7 +209,7 @@ def test_files_of_two_architectures_are_no_model(clone, script):
         (lambda s: s["weights"].update(more=torch.zeros(1)), "more"),
         (lambda s: s["options"].update(generator="other"), "other"),
         (lambda s: s["options"].update(ngf="many"), "option ngf"),
-        (lambda s: s["options"].pop("ngf"), "would have"),
+        (lambda s: s["options"].pop("ngf"), "does not fit"),
     ],
 )
 def test_a_broken_published_file_is_one_line(clone, script, change, words):

@@ -1,10 +1,14 @@
 """app.py without a browser: what it answers, what it refuses, and that it keeps nothing."""
 
 import base64
+import contextlib
 import http.client
 import io
 import json
 import os
+import re
+import shutil
+import socket
 import sys
 import threading
 import zlib
@@ -12,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
@@ -185,6 +190,72 @@ def test_a_run_that_trained_on_is_read_again(ask, workplace, train):
     assert "faces" in first
     assert train("--resume", "--name", "run", "--niter", 4).code == 0
     assert ask("POST", query, PERSON.read_bytes())[2]["about"] != first["about"]
+
+
+def test_weights_that_were_replaced_in_a_folder_are_read_again(ask):
+    shutil.copytree(ROOT / "model_ckpt/pretrained", "model_ckpt/mine")
+    path, query = Path("model_ckpt/mine/person_to_anime.pth"), QUERY.replace("pretrained", "mine")
+    state = torch.load(path, weights_only=True)
+    faces = []
+    for _ in range(2):  # files of one size and time, in one place
+        state["weights"] = {key: -x for key, x in state["weights"].items()}
+        torch.save(state, path)
+        os.utime(path, (1, 1))
+        faces.append(ask("POST", query, PERSON.read_bytes())[2]["faces"])
+    assert faces[0] != faces[1]
+
+
+def test_a_picture_that_comes_byte_by_byte_keeps_nobody_waiting_and_ends(ask, server, monkeypatch):
+    monkeypatch.setattr(web_page, "BODY_SECONDS", 6)
+    ask("POST", QUERY, PERSON.read_bytes())  # the model is read
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as slow:
+        slow.sendall(
+            f"POST {QUERY} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n".encode()
+        )
+        slow.sendall(b"a")
+        assert "faces" in ask("POST", QUERY, PERSON.read_bytes())[2]
+        answer = b""
+        with contextlib.suppress(OSError):
+            slow.settimeout(0.2)
+            for _ in range(98):
+                try:
+                    answer = slow.recv(1000)
+                    break
+                except TimeoutError:
+                    slow.sendall(b"a")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+MALFORMED = {
+    "a host that is no name": ["Host: ["],
+    "an origin that is no address": ["Host: localhost", "Origin: http://["],
+    "an address that is none": ["Host: localhost"],
+    "a length of 5,000 digits": ["Host: localhost", f"Content-Length: {'9' * 5000}"],
+    "a length of 5,000 noughts": ["Host: localhost", f"Content-Length: {'0' * 5000}x"],
+    "a length in other digits": ["Host: localhost", "Content-Length: \u0663"],
+    "a length with a sign": ["Host: localhost", "Content-Length: +5"],
+    "two lengths": ["Host: localhost", "Content-Length: 5", "Content-Length: 7"],
+    "a length and chunks": ["Host: localhost", "Content-Length: 5", "Transfer-Encoding: chunked"],
+    "no length": ["Host: localhost", "Content-Type: multipart/form-data; boundary="],
+    "no host": [],
+    "two hosts": ["Host: localhost", "Host: evil.example"],
+    "no colon": ["Host localhost"],
+    "a header of 70,000 letters": ["Host: localhost", "X: " + "a" * 70_000],
+    "a thousand headers": ["Host: localhost", *["X: a"] * 1000],
+    "a port that is no number": ["Host: localhost:x", "Origin: http://localhost:x["],
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_malformed_headers_are_answered_with_4xx_and_no_traceback(server, capfd, kind):
+    path = "http://[/translate" if "address that is none" in kind else QUERY
+    lines = [f"POST {path} HTTP/1.1", *MALFORMED[kind], "Connection: close", "", "hello"]
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as client:
+        client.sendall("\r\n".join(lines).encode())
+        client.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            assert re.match(rb"HTTP/1.1 4\d\d ", client.recv(1000)), kind
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_other_sites_and_other_names_of_this_machine_are_refused(ask, server):
