@@ -24,6 +24,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from common.errors import one_line_errors
 from common.tensors import derived_generator, to_float, to_uint8
 from evaluation.features import SHIPPED, FeatureNet, embed, load_features
 from evaluation.frechet import frechet_distance
@@ -129,6 +130,7 @@ def drawn(count: int, image_size: int = 64) -> dict[str, Tensor]:
     return found
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Try FD on damaged real images.")
     parser.add_argument("--domain_A_path", help="anime faces; drawn ones if left out")

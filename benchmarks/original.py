@@ -25,6 +25,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from common.errors import one_line_errors
 from common.tensors import to_float
 from dataset import load_folder
 from evaluation import metrics
@@ -84,6 +85,7 @@ def ours(opt: argparse.Namespace, net: FeatureNet) -> dict:
     return found
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the original author's outputs.")
     parser.add_argument("--folder", required=True, help="folder of his four sheets")

@@ -49,7 +49,7 @@ def start(gpu_ids: list[int], batch_size: int) -> list[int]:
         torch.cuda.set_device(gpu_ids[0])
     dist.init_process_group("nccl" if gpu_ids else "gloo", timeout=timedelta(hours=1))
     if rank():
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", errors="backslashreplace")
     return gpu_ids
 
 
