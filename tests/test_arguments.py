@@ -185,7 +185,8 @@ def test_compile_with_data_parallel_is_refused(monkeypatch):
     monkeypatch.setattr(arguments.torch.cuda, "get_device_capability", lambda i: (9, 0))
     with pytest.raises(UserError, match="--compile: .*torchrun --nproc_per_node=2"):
         train_options("--compile --gpu_ids 0,1".split())
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun: a process for each of them
+    # torchrun: a process for each of them
+    monkeypatch.setattr(arguments.distributed, "by_torchrun", lambda: True)
     assert train_options("--compile --gpu_ids 0,1".split())[0].compile
 
 

@@ -17,7 +17,6 @@ Ctrl-C and SIGTERM, and writes grids, figures and the log.
 """
 
 import json
-import os
 import signal
 import sys
 import time
@@ -113,7 +112,7 @@ class Run:
             self.opt = initialised_options(opt, given, self.start)
         if opt.resume:
             path = find_checkpoint(opt.name, "demo*" if opt.demo else "*")
-            if not opt.dry_run and os.environ.get("RANK", "0") == "0":  # set by torchrun
+            if not opt.dry_run and distributed.will_be_first():
                 self.hold(path.parent.name)
             self.saved = load_checkpoint(path)
             refuse_changes(given, self.saved, path.parent.name)
@@ -121,7 +120,8 @@ class Run:
         if self.opt.tensorboard:
             check_installed()
         if not self.opt.dry_run:
-            self.opt.gpu_ids = distributed.start(self.opt.gpu_ids, self.opt.batch_size)
+            asked = "gpu_ids" in given
+            self.opt.gpu_ids = distributed.start(self.opt.gpu_ids, self.opt.batch_size, asked)
         self.main_rank = distributed.rank() == 0
 
     # ------------------------------------------------------------------ its name and folders
