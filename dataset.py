@@ -29,6 +29,7 @@ from storage.files import atomic_write
 from storage.locks import alone_in, sweep
 
 CPU = torch.device("cpu")
+CACHE = Path("data/cache")  # folder for the decoded images, made once
 CACHE_FORMAT = 2  # raise it when load_image changes what it returns, or the index what it holds
 
 

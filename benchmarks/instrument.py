@@ -137,18 +137,15 @@ def main() -> None:
     parser.add_argument("--domain_B_path", help="person faces")
     parser.add_argument("--count", type=int, default=1000, help="images of a domain")
     parser.add_argument("--fd_features", default=str(SHIPPED), help="file of the features")
-    parser.add_argument("--cache_dir", default="data/cache")
     parser.add_argument("--json", help="file to write")
     opt = parser.parse_args()
     if opt.domain_A_path and opt.domain_B_path:
-        from dataset import load_folder
+        from dataset import CACHE, load_folder
 
         images = {
             domain: to_float(
                 torch.tensor(
-                    load_folder(
-                        Path(folder), flag, opt.count, 64, "center", Path(opt.cache_dir), 2
-                    ).images
+                    load_folder(Path(folder), flag, opt.count, 64, "center", CACHE, 2).images
                 )
             )
             for domain, folder, flag in (

@@ -259,6 +259,23 @@ def test_what_an_epochs_order_hangs_on_cannot_change_in_its_middle(
     assert done.code == 2 and "--batch_size 2: run stopped in the middle" in done.err
 
 
+def test_a_checkpoint_never_says_where_or_on_what_this_machine_works(workplace, train, script):
+    assert train("--name", "run", "--niter", 1, "--niter_decay", 0).code == 0
+    path = "model_ckpt/run/latest.pth"
+    state = torch.load(path, weights_only=True)
+    state["options"] |= {"cache_dir": "elsewhere", "output": "elsewhere", "dry_run": True}
+    state["options"] |= {"gpu_ids": [7], "num_workers": 99}
+    torch.save(state, path)
+    for done in (
+        script("train.py", "--resume", "--niter", 2, "--gpu_ids", -1),
+        script("test.py", "--name", "run", "--gpu_ids", -1),
+    ):
+        assert done.code == 0, done.err
+    options = load("run")["options"]
+    assert options["gpu_ids"] == [] and options["num_workers"] < 99
+    assert not list(workplace.parent.rglob("elsewhere")) and load("run")["epoch"] == 2
+
+
 def test_resume_takes_new_betas(workplace, train, script):
     assert train("--name", "run").code == 0
     assert script("train.py", "--resume", "--niter", 3, "--beta1", 0.5, "--gpu_ids", -1).code == 0
@@ -398,7 +415,6 @@ def test_what_is_held_out_was_never_trained_on_though_the_dataset_grew(
         train_A_path=None,
         train_B_path=None,
         dataset_size=99,
-        cache_dir="data/cache",
         num_workers=0,
     )
     sets = evaluate.gather(asked, {}, Namespace(**found.options), found)

@@ -7,7 +7,7 @@ import torch
 
 from common import distributed
 from common.tensors import to_float
-from dataset import ImageArray, load_folder
+from dataset import CACHE, ImageArray, load_folder
 from demo.make import make_demo
 from pictures.folders import check_domains
 from pictures.splits import digest, refuse_swapped, split
@@ -62,7 +62,7 @@ def load_domains(opt: Namespace) -> dict[str, ImageArray]:
     if opt.demo:
         make_demo(Path("data/demo"))
     check_domains(opt.domain_A_path, opt.domain_B_path)
-    rest = opt.image_size, opt.crop, Path(opt.cache_dir), opt.num_workers
+    rest = opt.image_size, opt.crop, CACHE, opt.num_workers
     return {
         domain: load_folder(Path(getattr(opt, key)), f"--{key}", opt.dataset_size, *rest)
         for domain, key in FLAGS.items()

@@ -81,7 +81,6 @@ EVERYWHERE = {
     "an image size of 1,000 million": put("options", "image_size", value=10**9),
     "a seed beyond 64 bits": put("options", "seed", value=2**70),
     "a flag that is a word": put("options", "attention", value="maybe"),
-    "GPUs that are words": put("options", "gpu_ids", value=["x"]),
     "a path that no system takes": put("options", "domain_A_path", value="data\0"),
     "no nets": without("model", "nets"),
     "nets that are a list": put("model", "nets", value=[]),
@@ -124,7 +123,7 @@ ONLY_FOR_TRAINING = {
 UNREAD = {
     "resume": "",
     "dry_run": "a net missing|.* weight.*|.*steps.*",
-    "init_from": "a net missing|an unknown model|.*(seed|flag|GPU|path) .*|GPUs .*",
+    "init_from": "a net missing|an unknown model|.*(seed|flag|path) .*",
 }
 TRAINED = ["train.py", "--resume", "--name", "run"]
 SCRIPTS = {

@@ -112,7 +112,7 @@ def test_whoever_reads_a_run_that_is_being_trained_gets_a_whole_checkpoint(serve
         seen.add((state["epoch"], state["batch"]))
         reads += 1
         if reads % 20 == 1 and len(translations) < 2:
-            flags = f"--name run --gpu_ids -1 --cache_dir cache --output out{reads}".split()
+            flags = f"--name run --gpu_ids -1 --output out{reads}".split()
             translations.append(server.start(cwd, "test", *flags))
         time.sleep(0.002)
     for process in (pid, *translations):
@@ -125,9 +125,12 @@ def test_whoever_reads_a_run_that_is_being_trained_gets_a_whole_checkpoint(serve
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_second_builder_of_a_cache_waits_and_uses_it_or_takes_over(server, root, killed):
     cache, folders = root / f"cache{killed}", [root / f"builder{n}{killed}" for n in (1, 2)]
-    shared = [flag if flag != "cache" else str(cache) for flag in RUN]
-    first = start_and_stop(server, folders[0], "decode", 5, *shared)
-    second = server.start(folders[1], *shared)
+    cache.mkdir()
+    for folder in folders:
+        (folder / "data").mkdir(parents=True)
+        (folder / "data/cache").symlink_to(cache)
+    first = start_and_stop(server, folders[0], "decode", 5, *RUN)
+    second = server.start(folders[1], *RUN)
     waited = time.monotonic() + HANG
     line = "waiting, since another process is at work in "
     while line not in server.output(second):
@@ -145,7 +148,7 @@ def test_the_second_builder_of_a_cache_waits_and_uses_it_or_takes_over(server, r
     assert sum(decoded) == 120, decoded
     caches = [
         {path.name: path.read_bytes() for path in folder.iterdir()}
-        for folder in (cache, root / "unbroken/cache")
+        for folder in (cache, root / "unbroken/data/cache")
     ]
     assert caches[0] == caches[1]
 
