@@ -17,7 +17,7 @@ from storage import archives
 from storage.files import DamagedFile, read_tensors, write_tensors
 from storage.validate import FORMAT, as_checkpoint
 
-ROOT = Path("model_ckpt")
+ROOT, IMAGES = Path("model_ckpt"), Path("save_image")
 RUN_FILE = re.compile(r"(latest|best|epoch_\d+)\.pth")
 
 
@@ -79,8 +79,15 @@ def find_checkpoint(name: str | None, pattern: str = "*", model: str | None = No
 def free_names(name: str) -> Iterator[str]:
     """Those of `name`, name-2, name-3, ... that no run has yet."""
     for candidate in itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2))):
-        if not (ROOT / candidate / "latest.pth").exists():
+        if not sign_of_run(candidate):
             yield candidate
+
+
+def sign_of_run(name: str) -> Path | None:
+    """A file that a run of this name has left, if there is any; its latest.pth may be lost."""
+    folders = (folder / name for folder in (ROOT, IMAGES) if (folder / name).is_dir())
+    found = (path for folder in folders for path in sorted(folder.iterdir()))
+    return next((path for path in found if not path.name.startswith(".")), None)
 
 
 def _runs_found() -> str:

@@ -105,6 +105,50 @@ def test_a_run_is_never_overwritten(workplace, train):
     assert refused.code == 2 and "--resume --name sn_12" in refused.err
 
 
+@pytest.mark.parametrize(
+    "left",
+    ["model_ckpt/sn_12/epoch_0001.pth", "save_image/sn_12/log.jsonl", "save_image/sn_12/1/x.png"],
+)
+def test_any_file_of_a_run_counts_as_a_run_and_is_not_overwritten(workplace, train, left):
+    Path(left).parent.mkdir(parents=True)
+    Path(left).write_bytes(b"of weeks")
+    short = ("--niter", 1, "--niter_decay", 0, "--ckpt_num", 1)
+    done = train(*short, "--name", "sn_12")
+    sign = "/".join(left.split("/")[:3])
+    assert done.code == 2 and f"--name sn_12: this run exists, as {sign} shows" in done.err
+    assert "copy a checkpoint to model_ckpt/sn_12/latest.pth and continue it" in done.err
+    done = train(*short)
+    assert done.code == 0 and "this is sn_12-2" in done.out
+    assert [path for path in workplace.glob("*_*/sn_12/**/*") if path.is_file()] == [
+        workplace / left
+    ]
+    assert Path(left).read_bytes() == b"of weeks"
+
+
+def test_an_empty_folder_is_no_run(workplace, train):
+    Path("model_ckpt/run").mkdir(parents=True)
+    Path("model_ckpt/run/.latest.pth.7.tmp").touch()
+    assert train("--name", "run", "--niter", 1, "--niter_decay", 0).code == 0
+
+
+def test_a_domain_of_two_images_is_trained_on(workplace, train):
+    for file in sorted(Path("data/anime").iterdir())[2:]:
+        file.unlink()
+    for number in range(12, 80):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"data/person/{number}.png")
+    done = train("--name", "run", "--batch_size", 1, "--niter", 1, "--niter_decay", 0)
+    assert done.code == 0, done.err
+    assert log("run")[0]["figures"] == {"person": {}, "anime": {}}
+
+
+def test_a_run_longer_than_its_schedule_says_how_many_epochs_it_had(workplace, train, script):
+    assert train("--name", "run").code == 0
+    done = script("train.py", "--resume", "--niter", 1, "--gpu_ids", -1)
+    assert done.code == 0 and load("run")["epoch"] == 3
+    assert "run has had 3 epochs, and --niter 1 --niter_decay 1 asks for 2" in done.out
+
+
 def test_the_same_command_gives_the_same_bits(workplace, train):
     for name in ("a", "b"):
         assert train("--name", name, "--num_workers", 0).code == 0
@@ -155,7 +199,10 @@ def test_resume_of_a_finished_run_changes_nothing_and_can_be_made_longer(workpla
     assert train("--name", "run").code == 0
     before = load("run")
     done = script("train.py", "--resume", "--gpu_ids", -1)
-    assert done.code == 0 and "has had all of its 3 epochs" in done.out
+    assert (
+        done.code == 0
+        and "run has had 3 epochs, and --niter 2 --niter_decay 1 asks for 3" in done.out
+    )
     assert same(before["model"], load("run")["model"])
     assert script("train.py", "--resume", "--gpu_ids", -1, "--niter", 4).code == 0
     assert load("run")["epoch"] == 5 and [r["epoch"] for r in log("run")] == [1, 2, 3, 4, 5]

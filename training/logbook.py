@@ -33,7 +33,8 @@ class Yardstick:
     """FD of held-out outputs to a fixed sample of their domain's training images, cheaply.
 
     Few outputs against many images: FD is then larger than evaluate.py's, and compares only within
-    a run. `floors` has what as many held-out real images score, by domain.
+    a run. `floors` has what as many held-out real images score, by domain, of
+    six or more.
 
     images: uint8 (N, H, W, 3) by domain, with the rows of training images and of held-out ones.
     Raises UserError if the features are not there.
@@ -45,11 +46,17 @@ class Yardstick:
         for domain, (pixels, training, held) in images.items():
             some = training[:: -(-len(training) // REFERENCES)]
             self.real[domain] = embed(self.net, to_float(torch.from_numpy(pixels[some])))
-            if min(len(held), len(some)) >= FEWEST_IMAGES:
-                self.floors[domain] = self.fd(to_float(torch.from_numpy(pixels[held])), domain)
+            floor = self.fd(to_float(torch.from_numpy(pixels[held])), domain)
+            if floor is not None:
+                self.floors[domain] = floor
 
-    def fd(self, outputs: Tensor, domain: str) -> float:
-        """Frechet distance of outputs, float (N, 3, H, W) in [-1, 1], to the domain they show."""
+    def fd(self, outputs: Tensor, domain: str) -> float | None:
+        """Frechet distance of outputs, float (N, 3, H, W) in [-1, 1], to the domain they show.
+
+        None of fewer than six outputs, or six training images.
+        """
+        if min(len(outputs), len(self.real[domain])) < FEWEST_IMAGES:
+            return None
         return frechet_distance(embed(self.net, outputs), self.real[domain])
 
 

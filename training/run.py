@@ -39,7 +39,15 @@ from interop.build import refuse_oversized
 from interop.generators import initialised_options
 from interop.layouts import Found, read_generators
 from pictures.splits import held_out_is_other, refuse_changes
-from storage.checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
+from storage.checkpoint import (
+    IMAGES,
+    ROOT,
+    find_checkpoint,
+    free_names,
+    load_checkpoint,
+    save_checkpoint,
+    sign_of_run,
+)
 from storage.files import atomic_write
 from storage.locks import alone_in, remove_strays
 from storage.validate import refuse_misfit
@@ -133,7 +141,7 @@ class Run:
     def hold(self, name: str) -> None:
         """Keep other trainings out of a run. Raises UserError if one is at it."""
         self.until_the_end.enter_context(alone_in(ROOT / name, f"--name {name}"))
-        remove_strays(Path("save_image") / name)
+        remove_strays(IMAGES / name)
 
     def take_name(self, data: TrainingData) -> None:
         """Name and lock a new run; all processes then know its name. Raises UserError."""
@@ -142,17 +150,18 @@ class Run:
             self.opt.name = distributed.from_rank_zero(
                 self._choose_name(images) if self.main_rank else ""
             )
-        self.image_dir, self.ckpt_dir = Path("save_image") / self.opt.name, ROOT / self.opt.name
+        self.image_dir, self.ckpt_dir = IMAGES / self.opt.name, ROOT / self.opt.name
 
     def _choose_name(self, images: int) -> str:
         """Lock a new run: named as given, or after what it trains; never one that exists."""
         opt = self.opt
         if opt.name:
             self.hold(opt.name)
-            if self.latest.exists():
+            if sign := sign_of_run(opt.name):
+                first = "" if self.latest.exists() else f"copy a checkpoint to {self.latest} and "
                 raise UserError(
-                    f"--name {opt.name}: this run exists; continue it with --resume --name "
-                    f"{opt.name}, or choose another name"
+                    f"--name {opt.name}: this run exists, as {sign} shows; {first}continue it with "
+                    f"--resume --name {opt.name}, or choose another name"
                 )
             return opt.name
         name = "demo" if opt.demo else f"{opt.gan_mode}_{images}"
@@ -179,20 +188,21 @@ class Run:
         if self.saved:
             self._restore(self.saved)
         self.saved = self.start = None
+        if not self.opt.resume:  # a folder that cannot be written shows now
+            self.save("latest.pth")  # and first: a name that anything else has is taken
         if self.main_rank:
             keep_log_before(self.epoch, self.image_dir / "log.jsonl")
             with atomic_write(self.image_dir / "options.json") as file:
                 file.write(json.dumps(vars(self.opt), indent=2).encode())
             refresh_page(self.image_dir)
-        if not self.opt.resume:
-            self.save("latest.pth")  # a folder that cannot be written shows now
         boarding = self.opt.tensorboard and self.main_rank
         self.board = TensorBoard(self.image_dir, model.steps) if boarding else None
         self.stop, self.begun = StopSignal(), True
         if self.epoch >= self.last:
+            schedule = f"--niter {self.opt.niter} --niter_decay {self.opt.niter_decay}"
             print(
-                f"{self.opt.name} has had all of its {self.last} epochs; a larger --niter goes on "
-                "with it"
+                f"{self.opt.name} has had {self.epoch} epochs, and {schedule} asks for "
+                f"{self.last}; a larger --niter goes on with it"
             )
 
     def _restore(self, saved: dict) -> None:

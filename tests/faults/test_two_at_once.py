@@ -89,7 +89,7 @@ def test_a_killed_training_holds_its_name_no_longer(server, root):
 
 def test_of_two_trainings_without_a_name_the_second_takes_the_next_one(server, root):
     cwd = root / "unnamed"
-    first = start_and_stop(server, cwd, "write options", 1, "train", *FLAGS)
+    first = start_and_stop(server, cwd, "write checkpoint", 1, "train", *FLAGS)
     assert not list(cwd.glob("model_ckpt/*/latest.pth"))
     code, output = server.run(cwd, "train", *FLAGS)
     assert code == 0 and "test.py --name sn_60-2" in output, output
