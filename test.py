@@ -94,7 +94,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
         now[key] = loaded.fingerprint()
         if held_out:
             _, indices = split(
-                loaded.paths,
+                loaded.hashes,
                 model.opt.holdout,
                 found.held_out.get(key),
                 f"--{key} {folders[domain]}",

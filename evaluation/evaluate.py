@@ -239,7 +239,7 @@ def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dic
                 CACHE,
                 opt.num_workers,
             )
-            train, held = split(own_set.paths, trained.holdout, found.held_out.get(key))
+            train, held = split(own_set.hashes, trained.holdout, found.held_out.get(key))
             tell_if_changed(
                 own,
                 own_set.fingerprint(),

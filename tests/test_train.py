@@ -19,8 +19,9 @@ from common.tensors import to_float, to_uint8
 from cyclegan_model import CycleGANModel
 from dataset import UnpairedBatches
 from evaluation import evaluate, metrics
+from evaluation.features import load_features
 from interop.layouts import read_generators
-from pictures.splits import split
+from pictures.splits import split, split_holdout
 from training import logbook
 from training.logbook import Yardstick, belong, best_so_far
 
@@ -87,8 +88,9 @@ def test_grid_shows_real_fake_and_reconstructed_in_full_range(workplace, train):
     shutil.rmtree("data")
     for folder, value in (("anime", 255), ("person", 0)):
         os.makedirs(f"data/{folder}")
-        for i in range(12):
-            Image.new("RGB", (64, 64), (value,) * 3).save(f"data/{folder}/{i}.png")
+        for i in range(12):  # the seventh is held out, and the others are no copies of it
+            shade = value if i == 6 else 100 + i
+            Image.new("RGB", (64, 64), (shade,) * 3).save(f"data/{folder}/{i:02}.png")
     assert train("--niter", 1, "--niter_decay", 0, "--name", "run").code == 0
     for shows, value in (("person", 255), ("anime", 0)):
         grid = np.array(Image.open(f"save_image/run/0001_epoch_{shows}.png"))
@@ -232,7 +234,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(w
 def test_collapse_is_warned_of(workplace, train):
     for folder in ("anime", "person"):
         for i in range(12):
-            shutil.copy(f"data/{folder}/{i:02}.png", f"data/{folder}/{i}-again.png")
+            image = Image.open(f"data/{folder}/{i:02}.png")
+            image.putpixel((0, 0), (i, i, i))
+            image.save(f"data/{folder}/{i}-again.png")
     done = train("--name", "run")  # untrained nets give nearly the same grey for all
     assert all(0 < r["spread"][d] < 0.5 for r in log("run") for d in ("anime", "person"))
     assert "warning: person outputs vary 0." in done.out and "collapsed" in done.out
@@ -382,10 +386,55 @@ def test_too_few_held_out_images_have_no_figures_and_make_no_best(workplace, tra
 
 
 @pytest.fixture
+def drawn_pixels(monkeypatch):
+    """The pixels of all images that are trained on, as a set that grows."""
+    drawn, original = set(), UnpairedBatches.draw
+
+    def draw(self, domain, step):
+        rows, flips = original(self, domain, step)
+        drawn.update(bytes(np.asarray(self.images[domain][row])) for row in rows)
+        return rows, flips
+
+    monkeypatch.setattr(UnpairedBatches, "draw", draw)
+    return drawn
+
+
+def renumber(folder):
+    for number, path in enumerate(sorted(folder.iterdir())[1:]):
+        path.rename(folder / f"x{number:03}.png")
+
+
+def copy(folder):
+    for path in sorted(folder.iterdir()):
+        shutil.copy(path, folder / f"copy_of_{path.name}")
+
+
+def convert(folder):
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as image:
+            image.save(folder / f"x{path.stem}.bmp")
+        path.unlink()
+
+
+@pytest.mark.parametrize("change", [renumber, copy, convert])
+def test_no_image_that_was_held_out_is_trained_on_under_another_name(
+    many_pictures, train, script, drawn_pixels, change
+):
+    assert train("--name", "run", "--holdout", 6, "--niter", 1, "--niter_decay", 0).code == 0
+    held, (_, rows) = set(), split_holdout(80, 6)
+    for folder in (Path("data/anime"), Path("data/person")):
+        held |= {bytes(np.array(Image.open(folder / f"{row:02}.png"))) for row in rows}
+        change(folder)
+    assert len(held) == 12 and not held & drawn_pixels
+    done = script("train.py", "--resume", "--niter", 3, "--gpu_ids", -1)
+    assert done.code == 0 and not held & drawn_pixels, done.err
+
+
+@pytest.fixture
 def many_pictures(workplace):
     random = np.random.default_rng(1)
     for folder in ("anime", "person"):
-        for i in range(12, 64):
+        for i in range(12, 80):
             pixels = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
             Image.fromarray(pixels).resize((64, 64)).save(f"data/{folder}/{i:02}.png")
     return workplace
@@ -430,17 +479,9 @@ def test_a_runs_split_is_part_of_it_and_another_holdout_is_refused(many_pictures
 
 
 def test_what_is_held_out_was_never_trained_on_though_the_dataset_grew(
-    many_pictures, train, script, monkeypatch
+    many_pictures, train, script, monkeypatch, drawn_pixels
 ):
     """Also what test.py and evaluate.py call held out."""
-    drawn, original = set(), UnpairedBatches.draw
-
-    def draw(self, domain, step):
-        rows, flips = original(self, domain, step)
-        drawn.update(bytes(np.asarray(self.images[domain][row])) for row in rows)
-        return rows, flips
-
-    monkeypatch.setattr(UnpairedBatches, "draw", draw)
     short = ("--niter", 1, "--niter_decay", 0)
     assert train("--name", "run", "--holdout", 6, "--dataset_size", 60, *short).code == 0
     names = load("run")["held_out"]
@@ -467,18 +508,31 @@ def test_what_is_held_out_was_never_trained_on_though_the_dataset_grew(
     sets = evaluate.gather(asked, {}, Namespace(**found.options), found)
     shown += [sets[domain]["test"] for domain in sets]
     shown = {bytes(np.asarray(image)) for images in shown for image in to_uint8(images)}
-    assert len(shown) == 12 and not shown & drawn
+    assert len(shown) == 12 and not shown & drawn_pixels
 
 
 def test_what_a_run_holds_out_it_holds_out_also_of_fewer_images_and_of_more():
-    names = ["b", "y"]
-    for paths in ("a b c y".split(), "a b c".split(), "0 a aa b c y z".split()):
-        train, held = split(paths, 1, names)
-        assert [paths[i] for i in held] == [path for path in paths if path in names]
-        assert sorted([*train, *held]) == list(range(len(paths)))
+    held_out = ["b-2", "y-3"]
+    for hashes in ("a-1 b-2 c-4 y-3", "a-1 b-2 c-4", "0-5 a-1 aa-6 b-2 c-4 y-3 z-7"):
+        hashes = hashes.split()
+        train, held = split(hashes, 1, held_out)
+        assert [hashes[i] for i in held] == [entry for entry in hashes if entry in held_out]
+        assert sorted([*train, *held]) == list(range(len(hashes)))
     with pytest.raises(UserError, match="--domain_A_path x: none of the 2 images that the run"):
-        split(["a", "c"], 1, names, "--domain_A_path x")
-    assert not len(split(["a", "c"], 1, names)[1])
+        split(["a-1", "c-4"], 1, held_out, "--domain_A_path x")
+    assert not len(split(["a-1", "c-4"], 1, held_out)[1])
+
+
+def test_copies_of_what_is_held_out_are_neither_held_out_nor_trained_on():
+    hashes = "a-1 b-2 b-2 c-4 d-2 e-5 e-5".split()  # d: the pixels of b, in another file
+    for held_out in (["b-2"], ["b-0"], ["x-2"]):  # of another size, of another file
+        train, held = split(hashes, 1, held_out)
+        same = {"b-2": [0, 3, 5, 6], "b-0": [0, 3, 4, 5, 6], "x-2": [0, 3, 5, 6]}[held_out[0]]
+        assert train.tolist() == same and held.tolist() == [1]
+    train, held = split(hashes[1:], 1)  # a new run: b, c and e are three images
+    assert held.tolist() == [2] and train.tolist() == [0, 1, 3, 4, 5]
+    with pytest.raises(UserError, match="1 readable image in a domain, copies not counted"):
+        split(["a-1"] * 12, 1)
 
 
 def test_a_checkpoint_without_its_split_is_split_as_before_and_a_change_is_told(
@@ -510,18 +564,38 @@ def test_a_checkpoint_without_its_split_is_split_as_before_and_a_change_is_told(
     assert done.code == 0 and "held out now may have been trained on" in done.out
 
 
-def test_a_best_of_other_held_out_images_is_set_aside_and_never_compared(
-    many_pictures, train, script, monkeypatch
+def less_held_out():
+    _, held = split_holdout(80, 7)
+    os.remove(f"data/person/{held[2]:02}.png")
+
+
+def other_reference():
+    Image.fromarray(np.full((64, 64, 3), 9, np.uint8)).save("data/person/00.png")
+
+
+def other_features():
+    net = load_features()
+    with torch.no_grad():
+        net.project[4].weight *= 2
+    logbook.load_features.other = net
+
+
+@pytest.mark.parametrize("change", [less_held_out, other_reference, other_features])
+def test_a_best_of_other_measurements_is_set_aside_and_never_compared(
+    many_pictures, train, script, monkeypatch, change
 ):
+    def features():
+        return getattr(features, "other", None) or load_features()
+
+    monkeypatch.setattr(logbook, "load_features", features)
     monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
     monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
     monkeypatch.setattr(logbook, "belong", lambda figures: True)
     short = ("--niter", 1, "--niter_decay", 0)
-    assert train("--name", "run", "--holdout", "6", *short).code == 0
+    assert train("--name", "run", "--holdout", "7", *short).code == 0
     path = "model_ckpt/run/latest.pth"
     good = Path("model_ckpt/run/best.pth").read_bytes()
-    name = load("run")["held_out"]["domain_B_path"][2]
-    Image.fromarray(np.full((64, 64, 3), 9, np.uint8)).save(f"data/person/{name}")
+    change()
     state = torch.load(path, weights_only=True)
     state["best"]["fd"] = 0.0  # nothing could be better
     torch.save(state, path)

@@ -21,6 +21,7 @@ from common.tensors import to_float
 from evaluation import metrics
 from evaluation.features import embed, load_features
 from evaluation.frechet import frechet_distance
+from pictures.splits import digest
 from storage.files import atomic_write
 
 FEWEST_IMAGES = 6  # below, a retrieval among them says nothing
@@ -34,7 +35,8 @@ class Yardstick:
 
     Few outputs against many images: FD is then larger than evaluate.py's, and compares only within
     a run. `floors` has what as many held-out real images score, by domain, of
-    six or more.
+    six or more. `measured_on` tells these images and features from others: figures of
+    others do not compare.
 
     images: uint8 (N, H, W, 3) by domain, with the rows of training images and of held-out ones.
     Raises UserError if the features are not there.
@@ -43,12 +45,15 @@ class Yardstick:
     def __init__(self, images: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
         self.net = load_features()
         self.real, self.floors = {}, {}
+        measured_with = [weight.numpy() for weight in self.net.state_dict().values()]
         for domain, (pixels, training, held) in images.items():
             some = training[:: -(-len(training) // REFERENCES)]
             self.real[domain] = embed(self.net, to_float(torch.from_numpy(pixels[some])))
+            measured_with += [pixels[some], pixels[held]]
             floor = self.fd(to_float(torch.from_numpy(pixels[held])), domain)
             if floor is not None:
                 self.floors[domain] = floor
+        self.measured_on = digest(measured_with)
 
     def fd(self, outputs: Tensor, domain: str) -> float | None:
         """Frechet distance of outputs, float (N, 3, H, W) in [-1, 1], to the domain they show.
@@ -121,13 +126,14 @@ def belong(figures: dict) -> bool:
 
 
 def set_aside(best: dict, folder: Path) -> None:
-    """Keep best.pth as its epoch's checkpoint, since it was the best on other held-out images."""
+    """Keep best.pth as its epoch's checkpoint, since it was the best by other figures."""
     kept = folder / f"epoch_{best['epoch']:04}.pth"
     with suppress(FileNotFoundError):
         os.replace(folder / "best.pth", kept)
     print(
-        f"{folder}: the held-out images are others now, so figures do not compare; the best "
-        f"epoch so far is kept as {kept.name}, and best.pth starts anew"
+        f"{folder}: held-out images, the training images that outputs are compared with, or the "
+        "features are others now, so that FD does not compare; the best epoch so far is kept as "
+        f"{kept.name}, and best.pth starts anew"
     )
 
 

@@ -185,6 +185,8 @@ class Run:
             for shows, d in (("anime", "A"), ("person", "B"))
         }
         self.yardstick = open_yardstick(**domains) if self.main_rank else None
+        before = self.saved.get("measured_on") if self.saved else None
+        self.measured_on = self.yardstick.measured_on if self.yardstick else before
         if self.saved:
             self._restore(self.saved)
         self.saved = self.start = None
@@ -212,7 +214,7 @@ class Run:
         self.epoch, self.batch, self.best = saved["epoch"], saved["batch"], saved.get("best")
         self.totals.update(saved["totals"])
         data = self.data
-        if held_out_is_other(self.opt, data.fingerprints, data.measured_on, saved, self.latest):
+        if held_out_is_other(self.opt, data.fingerprints, self.measured_on, saved, self.latest):
             if self.best and self.main_rank:
                 set_aside(self.best, self.ckpt_dir)
             self.best = None
@@ -294,7 +296,7 @@ class Run:
                 "best": self.best,
                 "data": self.data.fingerprints,
                 "held_out": self.data.held_out,
-                "measured_on": self.data.measured_on,
+                "measured_on": self.measured_on,
                 "model": self.model.state_dict(),
             }
             save_checkpoint(self.ckpt_dir / file_name, state)
