@@ -440,10 +440,15 @@ def many_pictures(workplace):
     return workplace
 
 
-def test_best_pth_holds_the_epoch_that_the_log_calls_best(many_pictures, train, monkeypatch):
-    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)  # nets this small are always collapsed
+@pytest.fixture
+def always_best(monkeypatch):
+    """Nets this small are always collapsed, and their outputs belong to nobody."""
+    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
     monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
     monkeypatch.setattr(logbook, "belong", lambda figures: True)
+
+
+def test_best_pth_holds_the_epoch_that_the_log_calls_best(many_pictures, train, always_best):
     done = train("--name", "run", "--holdout", "6", "--lr_G", "0.01")
     assert done.code == 0
     assert "FD of held-out real images, anime" in done.out and "anime outputs: FD" in done.out
@@ -564,6 +569,48 @@ def test_a_checkpoint_without_its_split_is_split_as_before_and_a_change_is_told(
     assert done.code == 0 and "held out now may have been trained on" in done.out
 
 
+@pytest.mark.parametrize("back_to, killed", [(1, False), (2, False), (3, False), (3, True)])
+def test_a_run_that_goes_back_keeps_the_log_grids_and_best_of_what_it_went_back_to(
+    many_pictures, train, script, always_best, monkeypatch, back_to, killed
+):
+    fds = iter([5.0, 5.0, 4.0, 4.0, 3.0, 3.0, 2.0, 2.0])  # of both directions, by epoch
+    monkeypatch.setattr(Yardstick, "fd", lambda *_: next(fds))
+    monkeypatch.setattr(logbook, "FEWEST_IMAGES", 6)
+    floors = Yardstick.__init__
+
+    def without_floors(self, images):
+        with monkeypatch.context() as patch:
+            patch.setattr(Yardstick, "fd", lambda *_: None)
+            floors(self, images)
+
+    monkeypatch.setattr(Yardstick, "__init__", without_floors)
+    flags = ("--holdout", 6, "--ckpt_num", 1, "--niter", 4, "--niter_decay", 0)
+    assert train("--name", "run", *flags).code == 0
+    folder = Path("model_ckpt/run")
+    assert load("run", "best.pth")["epoch"] == 4
+    files = {n: (folder / f"epoch_{n:04}.pth").read_bytes() for n in range(1, 5)}
+    (folder / "latest.pth").write_bytes(files[back_to])
+    if killed:  # in the saves of the fourth epoch
+        os.utime(folder / "latest.pth", ns=(0, 0))
+
+    fds = iter([9.0, 9.0])
+    monkeypatch.setattr(UnpairedBatches, "batch", None)  # nothing more is trained
+    done = script("train.py", "--resume", "--niter", back_to, "--gpu_ids", -1)
+    assert done.code == 0, done.err
+    assert [record["epoch"] for record in log("run")] == [*range(1, back_to + 1)]
+    assert len(list(Path("save_image/run").glob("*.png"))) == 2 * back_to
+    page = Path("save_image/run/index.html").read_text()
+    assert f"{back_to:04}_epoch_anime.png" in page and f"{back_to + 1:04}_epoch" not in page
+    assert (folder / "best.pth").read_bytes() == files[back_to]
+    kept = {p.name: p.read_bytes() for p in folder.glob("abandoned-1/*")}
+    if killed:
+        assert not kept and not (folder / "epoch_0004.pth").exists()
+    else:
+        assert kept == {"best.pth": files[4]} | {
+            f"epoch_{n:04}.pth": files[n] for n in range(back_to + 1, 5)
+        }
+
+
 def less_held_out():
     _, held = split_holdout(80, 7)
     os.remove(f"data/person/{held[2]:02}.png")
@@ -582,15 +629,12 @@ def other_features():
 
 @pytest.mark.parametrize("change", [less_held_out, other_reference, other_features])
 def test_a_best_of_other_measurements_is_set_aside_and_never_compared(
-    many_pictures, train, script, monkeypatch, change
+    many_pictures, train, script, always_best, monkeypatch, change
 ):
     def features():
         return getattr(features, "other", None) or load_features()
 
     monkeypatch.setattr(logbook, "load_features", features)
-    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
-    monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
-    monkeypatch.setattr(logbook, "belong", lambda figures: True)
     short = ("--niter", 1, "--niter_decay", 0)
     assert train("--name", "run", "--holdout", "7", *short).code == 0
     path = "model_ckpt/run/latest.pth"
@@ -607,14 +651,13 @@ def test_a_best_of_other_measurements_is_set_aside_and_never_compared(
     assert "is kept as" not in done.out  # measured once more on what it was measured on
 
 
-def test_without_the_features_there_is_a_line_no_fd_and_no_best(many_pictures, train, monkeypatch):
+def test_without_the_features_there_is_a_line_no_fd_and_no_best(
+    many_pictures, train, always_best, monkeypatch
+):
     def missing():
         raise UserError("features.pth: there is no such file")
 
     monkeypatch.setattr(logbook, "load_features", missing)
-    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
-    monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
-    monkeypatch.setattr(logbook, "belong", lambda figures: True)
     done = train("--name", "run", "--holdout", "6")
     assert done.code == 0
     assert "No FD, and so no best.pth: features.pth: there is no such file" in done.out

@@ -4,9 +4,12 @@ An epoch with grids also has figures of the held-out images, the cheap part of w
 measures; by them train.py keeps best.pth.
 """
 
+import itertools
 import json
 import math
 import os
+import re
+import shutil
 import statistics
 import sys
 from contextlib import suppress
@@ -22,6 +25,7 @@ from evaluation import metrics
 from evaluation.features import embed, load_features
 from evaluation.frechet import frechet_distance
 from pictures.splits import digest
+from storage.checkpoint import load_checkpoint
 from storage.files import atomic_write
 
 FEWEST_IMAGES = 6  # below, a retrieval among them says nothing
@@ -137,6 +141,63 @@ def set_aside(best: dict, folder: Path) -> None:
     )
 
 
+def cut_back(saved: dict, ckpt_dir: Path, image_dir: Path) -> dict | None:
+    """Make a run's files what they were when `saved` was written; returns the best epoch of then.
+
+    Lines and grids of later epochs go. Their checkpoints are set aside, but for those of the next
+    epoch alone that are newer than latest.pth: a process that was killed while it saved left them,
+    and they come again. None where no file holds the best epoch any more.
+    """
+    epoch, best = saved["epoch"], saved.get("best")
+    path, latest = ckpt_dir / "best.pth", ckpt_dir / "latest.pth"
+    late = {p: n for p in ckpt_dir.glob("epoch_*.pth") if (n := _number(p)) > epoch}
+    held = _finished_epoch(path) if path.exists() else None
+    if path.exists() and (best is None or held != best["epoch"]):
+        late[path] = held or 0
+    grids = {p: n for p in image_dir.glob("*_epoch_*.png") if (n := _number(p)) > epoch}
+    went_back = {*late.values(), *grids.values()} - {epoch + 1} or any(
+        checkpoint.stat().st_mtime_ns < latest.stat().st_mtime_ns for checkpoint in late
+    )
+    folders = (ckpt_dir / f"abandoned-{n}" for n in itertools.count(1))
+    aside = next(folder for folder in folders if not folder.exists())
+    if late and went_back:
+        aside.mkdir()
+        print(f"Checkpoints that are not of the first {epoch} epochs are set aside in {aside}/")
+    for checkpoint in late:
+        if went_back:
+            os.replace(checkpoint, aside / checkpoint.name)
+        else:
+            checkpoint.unlink()
+    if keep_log_before(epoch, image_dir / "log.jsonl") > 1 or went_back:
+        print(f"The log and the grids are cut to the first {epoch} epochs, to go on from there")
+    for grid in grids:
+        grid.unlink()
+    if best and not path.exists():
+        for source in (ckpt_dir / f"epoch_{best['epoch']:04}.pth", latest):
+            if _finished_epoch(source) == best["epoch"]:
+                with atomic_write(path) as file, open(source, "rb") as whole:
+                    shutil.copyfileobj(whole, file)
+                return best
+        print(f"The checkpoint of the best epoch, {best['epoch']}, is gone: best.pth starts anew")
+        return None
+    return best
+
+
+def _number(path: Path) -> int:
+    """The epoch in the name of a checkpoint or a grid; 0 of other files."""
+    found = re.fullmatch(r"epoch_(\d+)\.pth|(\d+)_epoch_\w+\.png", path.name)
+    return int(found[1] or found[2]) if found else 0
+
+
+def _finished_epoch(path: Path) -> int | None:
+    """The epoch whose end a checkpoint holds; None of any other file."""
+    try:
+        state = load_checkpoint(path)
+    except UserError:
+        return None
+    return None if state["batch"] else state["epoch"]
+
+
 def print_record(record: dict) -> None:
     losses = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
     spreads = "  ".join(f"{k} {v:.2f}" for k, v in record["spread"].items() if v is not None)
@@ -192,18 +253,24 @@ def append_line(path: Path, line: str) -> None:
         ) from error
 
 
-def keep_log_before(epoch: int, path: Path) -> None:
-    """Drop what the log says of epochs that will be trained again, and any torn last line."""
-    kept = []
+def keep_log_before(epoch: int, path: Path) -> int:
+    """Drop what the log says of epochs that will be trained again, and any torn last line.
+
+    Returns how many such epochs it had.
+    """
+    kept, dropped = [], 0
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 if json.loads(line)["epoch"] <= epoch:
                     kept.append(line + "\n")
+                else:
+                    dropped += 1
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
     with atomic_write(path) as file:
         file.write("".join(kept).encode())
+    return dropped
 
 
 def peak_memory_mb(device: torch.device) -> int | None:

@@ -55,6 +55,7 @@ from training.data import TrainingData
 from training.logbook import (
     append_line,
     best_so_far,
+    cut_back,
     keep_log_before,
     open_yardstick,
     peak_memory_mb,
@@ -211,11 +212,13 @@ class Run:
         """Go on where a checkpoint stopped. Raises UserError if the model cannot take it up."""
         refuse_misfit(self.latest, saved["model"], self.model)
         self.model.load_state_dict(saved["model"])
-        self.epoch, self.batch, self.best = saved["epoch"], saved["batch"], saved.get("best")
+        self.epoch, self.batch = saved["epoch"], saved["batch"]
+        if self.main_rank:
+            self.best = cut_back(saved, self.ckpt_dir, self.image_dir)
         self.totals.update(saved["totals"])
         data = self.data
         if held_out_is_other(self.opt, data.fingerprints, self.measured_on, saved, self.latest):
-            if self.best and self.main_rank:
+            if self.best:
                 set_aside(self.best, self.ckpt_dir)
             self.best = None
         print(f"Resuming {self.opt.name} in epoch {self.epoch + 1} after {self.batch} steps of it")
