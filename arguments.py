@@ -7,8 +7,6 @@ combinations raise UserError here, before any work is done.
 from argparse import Namespace
 from collections.abc import Sequence
 
-import torch
-
 from common import distributed
 from common.device import resolve_amp, resolve_gpu_ids
 from common.errors import UserError
@@ -65,6 +63,8 @@ DEMO_DEFAULTS = {
 }
 # What these were before they were options, or before their defaults changed: older checkpoints.
 BEFORE = {"generator": "resnet", "shift": 0, "warm_steps": 0, "cycle_pool": 1}
+# What this machine or this call has; never read from a checkpoint.
+MACHINE = ("gpu_ids", "num_workers", "dry_run")
 # A checkpoint holds nets of these shapes; --resume cannot change them.
 ARCHITECTURE = (
     "model",
@@ -110,7 +110,7 @@ def resumed_options(saved: dict, given: dict, source: object = "the file") -> Na
     defaults = vars(train_parser().parse_args([]))
     # A checkpoint of an older version may lack options, one of a newer may have more.
     saved = {key: saved.get(key, default) for key, default in (defaults | BEFORE).items()}
-    check_options(train_parser(), saved, source)
+    check_options(train_parser(), {**saved, **dict.fromkeys(MACHINE)}, source)
     for key in ARCHITECTURE:
         if key == "ema" and key in given and bool(given[key]) == bool(saved[key]):
             continue  # another decay is no other architecture
@@ -120,10 +120,7 @@ def resumed_options(saved: dict, given: dict, source: object = "the file") -> Na
                 f"{saved[key]}, and its architecture cannot change; leave the option out, or start "
                 "a new run"
             )
-    machine = {"num_workers": defaults["num_workers"], "dry_run": False, "gpu_ids": None}
-    gpu_ids = saved["gpu_ids"]
-    if gpu_ids is not None and max(gpu_ids, default=-1) < torch.cuda.device_count():
-        machine["gpu_ids"] = ",".join(map(str, gpu_ids)) or "-1"  # as before, where they are here
+    machine = {key: defaults[key] for key in MACHINE}
     if saved["amp"] == "bf16":  # perhaps what auto found on another machine
         machine["amp"] = "auto"
     return _check_training(Namespace(**{**saved, **machine, **given}), given)

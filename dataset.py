@@ -29,7 +29,8 @@ from storage.files import atomic_write
 from storage.locks import alone_in, sweep
 
 CPU = torch.device("cpu")
-CACHE_FORMAT = 2  # raise it when load_image changes what it returns, or the index what it holds
+CACHE = Path("data/cache")  # folder for the decoded images, made once
+CACHE_FORMAT = 3  # raise it when load_image changes what it returns, or the index what it holds
 
 
 # ---- one folder --------------------------------------------------------------------------------
@@ -43,12 +44,15 @@ class ImageArray:
     paths    N posix paths relative to the folder, in sorted order
     skipped  number of files that could not be read
     content  hash of all pixels
+    hashes   "<of the file>-<of its pixels>" for each of the N: another size or crop leaves the
+             first as it was, a loss-free copy in another format the second
     """
 
     images: np.ndarray
     paths: list[str]
     skipped: int
     content: str
+    hashes: list[str]
 
     def fingerprint(self) -> str:
         """Tells whether a folder still holds the same images: "<of names>-<of pixels>"."""
@@ -99,7 +103,7 @@ def load_folder(
     if skipped:
         say(f"{folder}: {len(skipped)} of {len(names)} files unreadable, skipped ({index_path})")
     images = np.memmap(array_path, np.uint8, "r", shape=(len(paths), image_size, image_size, 3))
-    return ImageArray(images, paths, len(skipped), index["content"])
+    return ImageArray(images, paths, len(skipped), index["content"], index["hashes"])
 
 
 def _state_of(path: str) -> tuple[int, ...]:
@@ -131,8 +135,8 @@ def read_index(
             raise ValueError("its index lists other files")
         if array_path.stat().st_size != len(index["paths"]) * size * size * 3:
             raise ValueError("its array has the wrong length")
-        if not isinstance(index["content"], str):
-            raise ValueError("its index lacks the hash of the pixels")
+        if not isinstance(index["content"], str) or len(index["hashes"]) != len(index["paths"]):
+            raise ValueError("its index lacks hashes of the pixels")
         return index
     except (OSError, ValueError, KeyError, TypeError) as error:
         tell(f"{array_path}: the cache is incomplete or damaged ({error}); it is built again")
@@ -142,19 +146,24 @@ def read_index(
 def build_cache(
     folder: Path, names: list[str], array_path: Path, image_size: int, crop: str, num_workers: int
 ) -> dict:
-    """Decode the files and write the array; returns the index, {"paths": [...], "skipped":
-    {...}, "content": hash of all pixels}.
+    """Decode the files and write the array; returns the index: "paths", "hashes" and "content" as
+    in ImageArray, and "skipped", why by name.
 
     Threads, not processes: Pillow releases the GIL. Raises UserError if the disk is full.
     """
 
-    def decode(name: str) -> np.ndarray | UnreadableImage:
+    def decode(name: str) -> tuple[np.ndarray, str] | UnreadableImage:
         try:
-            return load_image(folder / name, image_size, crop)
+            pixels = load_image(folder / name, image_size, crop)
+            file = (folder / name).read_bytes()
         except UnreadableImage as error:
             return error
+        except OSError as error:
+            return UnreadableImage(error.strerror)
+        hashes = (hashlib.sha256(data).hexdigest()[:16] for data in (file, pixels.tobytes()))
+        return pixels, "-".join(hashes)
 
-    index: dict = {"paths": [], "skipped": {}}
+    index: dict = {"paths": [], "hashes": [], "skipped": {}}
     content = hashlib.sha256()
     bar = tqdm(total=len(names), desc=f"decoding {folder.name}", unit="image", disable=None)
     with bar, ThreadPoolExecutor(max(1, num_workers)) as pool, atomic_write(array_path) as file:
@@ -166,10 +175,11 @@ def build_cache(
                     index["skipped"][name] = str(result)
                     say(f"{folder}: skipped {name!r}: {result}")  # !r: a name may hold line breaks
                 else:
+                    pixels, hashes = result
                     index["paths"].append(name)
-                    pixels = result.tobytes()
-                    file.write(pixels)
-                    content.update(pixels)
+                    index["hashes"].append(hashes)
+                    file.write(pixels.tobytes())
+                    content.update(pixels.tobytes())
                 bar.update()
     return index | {"content": content.hexdigest()}
 

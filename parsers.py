@@ -360,9 +360,6 @@ def add_data_options(
             help="faces that demo/make.py draws; training gets small defaults",
         )
     data.add_argument(
-        "--cache_dir", default="data/cache", help="folder for the decoded images, made once"
-    )
-    data.add_argument(
         "--num_workers",
         type=whole(0),
         default=min(8, os.cpu_count() or 1),

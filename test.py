@@ -29,7 +29,7 @@ from tqdm import tqdm
 from arguments import test_options
 from common.errors import one_line_errors
 from common.tensors import to_float, to_uint8
-from dataset import load_folder
+from dataset import CACHE, load_folder
 from demo.make import load_pairs, make_demo
 from demo.truth import hair_agreement
 from interop.generators import bundled, check_model, find_generators, load_generators
@@ -87,14 +87,14 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
             size,
             model.opt.image_size,
             model.opt.crop,
-            Path(opt.cache_dir),
+            CACHE,
             opt.num_workers,
         )
         images[domain] = loaded.images
         now[key] = loaded.fingerprint()
         if held_out:
             _, indices = split(
-                loaded.paths,
+                loaded.hashes,
                 model.opt.holdout,
                 found.held_out.get(key),
                 f"--{key} {folders[domain]}",

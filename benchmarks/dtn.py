@@ -33,6 +33,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from common.errors import one_line_errors
 from common.tensors import to_float, to_uint8
 from demo.make import load_pairs
 from demo.truth import COLOURS, SHAPES, factor_agreement, hair_agreement
@@ -194,6 +195,7 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare DTN with and without its parts.")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which")

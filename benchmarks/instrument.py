@@ -24,6 +24,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from common.errors import one_line_errors
 from common.tensors import derived_generator, to_float, to_uint8
 from evaluation.features import SHIPPED, FeatureNet, embed, load_features
 from evaluation.frechet import frechet_distance
@@ -129,24 +130,22 @@ def drawn(count: int, image_size: int = 64) -> dict[str, Tensor]:
     return found
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Try FD on damaged real images.")
     parser.add_argument("--domain_A_path", help="anime faces; drawn ones if left out")
     parser.add_argument("--domain_B_path", help="person faces")
     parser.add_argument("--count", type=int, default=1000, help="images of a domain")
     parser.add_argument("--fd_features", default=str(SHIPPED), help="file of the features")
-    parser.add_argument("--cache_dir", default="data/cache")
     parser.add_argument("--json", help="file to write")
     opt = parser.parse_args()
     if opt.domain_A_path and opt.domain_B_path:
-        from dataset import load_folder
+        from dataset import CACHE, load_folder
 
         images = {
             domain: to_float(
                 torch.tensor(
-                    load_folder(
-                        Path(folder), flag, opt.count, 64, "center", Path(opt.cache_dir), 2
-                    ).images
+                    load_folder(Path(folder), flag, opt.count, 64, "center", CACHE, 2).images
                 )
             )
             for domain, folder, flag in (

@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from arguments import train_options
 from common.device import tune_backends
+from common.errors import one_line_errors
 from common.health import NonFiniteLoss
 from common.tensors import to_float, to_uint8
 from dataset import ImageArray, UnpairedBatches, load_folder
@@ -298,6 +299,7 @@ def table(runs: dict[str, dict], kind: str) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare all systems under equal budgets.")
     parser.add_argument(

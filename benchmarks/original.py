@@ -25,8 +25,9 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from common.errors import one_line_errors
 from common.tensors import to_float
-from dataset import load_folder
+from dataset import CACHE, load_folder
 from evaluation import metrics
 from evaluation.features import FeatureNet, load_features
 from evaluation.realism import realism, verdict
@@ -66,9 +67,7 @@ def ours(opt: argparse.Namespace, net: FeatureNet) -> dict:
     real = {
         domain: to_float(
             torch.tensor(
-                load_folder(
-                    Path(folder), flag, opt.count, TILE, "center", Path(opt.cache_dir), 2
-                ).images
+                load_folder(Path(folder), flag, opt.count, TILE, "center", CACHE, 2).images
             )
         )
         for domain, folder, flag in (
@@ -84,6 +83,7 @@ def ours(opt: argparse.Namespace, net: FeatureNet) -> dict:
     return found
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the original author's outputs.")
     parser.add_argument("--folder", required=True, help="folder of his four sheets")
@@ -91,7 +91,6 @@ def main() -> None:
     parser.add_argument("--ckpt", help="a model of ours to measure beside them")
     parser.add_argument("--domain_A_path", help="anime faces for it")
     parser.add_argument("--domain_B_path", help="person faces for it")
-    parser.add_argument("--cache_dir", default="data/cache")
     parser.add_argument("--json", help="file to write")
     opt = parser.parse_args()
     folder, net = Path(opt.folder), load_features()

@@ -17,6 +17,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from common.errors import one_line_errors
 
 
 def run(work: Path, script: str, *flags: object) -> str:
@@ -39,6 +42,7 @@ def train_and_judge(work: Path, amp: str, seed: int, flags: list[str]) -> dict:
     }
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare float32 and bf16 training on the demo.")
     parser.add_argument("--work", type=Path, default=Path("out/parity"), help="where they run")

@@ -29,6 +29,7 @@ from arguments import train_options
 from benchmarks.loading import seconds
 from benchmarks.recipe import DEFAULT
 from common import distributed
+from common.errors import one_line_errors
 from cyclegan_model import CycleGANModel
 from dataset import UnpairedBatches
 from storage.files import atomic_write
@@ -148,6 +149,7 @@ def table(found: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how the cost of training grows.")
     parser.add_argument("--grow", nargs="+", choices=tuple(GROW), default=list(GROW))

@@ -35,6 +35,7 @@ from arguments import train_options
 from benchmarks.loading import measure_loader, measure_start, seconds
 from benchmarks.modes import clock
 from common.device import tune_backends
+from common.errors import one_line_errors
 from common.layers import InstanceNorm2d, ReflectionPad2d
 from cyclegan_model import CycleGANModel, ImagePool
 from losses import discriminator_loss
@@ -211,6 +212,7 @@ def measure_nets(flags: list[str], rounds: int) -> dict:
     return {"ms_per_image": found}
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure training speed.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")

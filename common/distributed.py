@@ -25,37 +25,49 @@ from torch import nn
 from common.errors import UserError
 
 
-def start(gpu_ids: list[int], batch_size: int) -> list[int]:
+def start(gpu_ids: list[int], batch_size: int, asked: bool = False) -> list[int]:
     """Join the other processes if torchrun started this one; returns the GPUs to use here.
 
+    asked: whether the user named these GPUs, one for each process of a host; else all are taken.
     Ranks but 0 become silent. Raises UserError where the batch or the GPUs cannot be shared out.
     """
     if not by_torchrun():
         return gpu_ids
-    size, local_size = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     if batch_size % size:
         raise UserError(
             f"--batch_size {batch_size}: cannot be shared equally by {size} processes; use a "
             f"multiple of {size}"
         )
-    if gpu_ids and local_size > torch.cuda.device_count():
-        raise UserError(
-            f"--nproc_per_node {local_size}: this machine has {torch.cuda.device_count()} GPU(s); "
-            "start one process for each, or give --gpu_ids -1"
-        )
     if gpu_ids:
-        local_rank = int(os.environ["LOCAL_RANK"])
-        gpu_ids = [gpu_ids[local_rank] if len(gpu_ids) == local_size else local_rank]
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        if asked and len(gpu_ids) != local_size:
+            raise UserError(
+                f"--gpu_ids {','.join(map(str, gpu_ids))}: {len(gpu_ids)} GPU(s) for {local_size} "
+                f"processes; name {local_size}, start one process for each, or leave it out"
+            )
+        if local_size > torch.cuda.device_count():
+            raise UserError(
+                f"--nproc_per_node {local_size}: this machine has {torch.cuda.device_count()} "
+                "GPU(s); start one process for each, or give --gpu_ids -1"
+            )
+        gpu_ids = [gpu_ids[local_rank] if asked else local_rank]
         torch.cuda.set_device(gpu_ids[0])
     dist.init_process_group("nccl" if gpu_ids else "gloo", timeout=timedelta(hours=1))
     if rank():
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", errors="backslashreplace")
     return gpu_ids
 
 
 def by_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return "LOCAL_WORLD_SIZE" in os.environ
+    """Whether torchrun, or a launcher like it, started this process: all of these are set."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    return all(os.environ.get(name) for name in names)
+
+
+def will_be_first() -> bool:
+    """Whether this process is rank 0, or will be after start()."""
+    return not by_torchrun() or os.environ["RANK"] == "0"
 
 
 def stop() -> None:

@@ -28,15 +28,17 @@ def one_line(text: str) -> str:
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a script's main(): a UserError is printed as one line and exits with code 2.
 
-    Each line that it prints is written at once, into a file or a pipe too. A full disk ends in one
+    Each line that it prints is written at once, into a file or a pipe too; what their encoding
+    lacks, such as in a file's name, is written as \\xff or \\u4eba. A full disk ends in one
     line as well where nobody thought of it, such as that of standard output. Where nobody reads
     what is printed any more, as after `| head -1`, the script ends like others there.
     """
 
     @functools.wraps(main)
     def wrapped() -> None:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(line_buffering=True)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace", line_buffering=True)
         try:
             main()
             if sys.stdout:  # None where it was closed

@@ -1,7 +1,7 @@
 """Which options are read only beside others; one that is given and would not be read is refused.
 
-Options of where and how fast (--gpu_ids, --num_workers, --cache_dir, --batch_size where it only
-saves memory) have no row: they change no result.
+Options of where and how fast (--gpu_ids, --num_workers, --batch_size where it only saves
+memory) have no row: they change no result.
 """
 
 from argparse import Namespace

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from arguments import train_options
+from common.errors import one_line_errors
 from networks import ResidualBlock, build_discriminator, build_generator
 from self_attention import SelfAttention
 
@@ -188,6 +189,11 @@ def draw() -> str:
 """
 
 
-if __name__ == "__main__":
+@one_line_errors
+def main() -> None:
     TARGET.write_text(draw(), encoding="utf-8")
     print(f"Diagram: {TARGET}")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from common.errors import UserError, one_line_errors
 from common.options import flags_that_differ, given_options, make_parser, number, whole
 from common.tensors import derived_generator, to_float
 from common.unread import DEMO_HAS_OWN, refuse_unread
-from dataset import ImageArray, UnpairedBatches, load_folder
+from dataset import CACHE, ImageArray, UnpairedBatches, load_folder
 from demo.make import make_demo, training_factors
 from demo.truth import factor_labels
 from dtn.encoder import Encoder, save_encoder
@@ -149,7 +149,7 @@ def load(opt: Namespace, domain: str) -> ImageArray:
         opt.dataset_size,
         opt.image_size,
         opt.crop,
-        Path(opt.cache_dir),
+        CACHE,
         opt.num_workers,
     )
 

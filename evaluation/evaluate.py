@@ -14,7 +14,7 @@ from common.errors import UserError, one_line_errors
 from common.options import given_options, make_parser, whole
 from common.tensors import derived_generator, to_float, to_uint8
 from common.unread import DEMO_HAS_OWN, refuse_unread, without
-from dataset import load_folder
+from dataset import CACHE, load_folder
 from demo.make import load_pairs, make_demo
 from demo.truth import factor_agreement, pixel_error
 from evaluation import metrics
@@ -205,9 +205,7 @@ def refuse_lost_results(output: Path) -> None:
 def load(
     opt: Namespace, flag: str, folder: Path, count: int, size: int, crop: str = "center"
 ) -> dict:
-    loaded = load_folder(
-        folder, f"--{flag}", count, size, crop, Path(opt.cache_dir), opt.num_workers
-    )
+    loaded = load_folder(folder, f"--{flag}", count, size, crop, CACHE, opt.num_workers)
     return {
         "test": floats(loaded.images),
         "names": loaded.paths,
@@ -238,10 +236,10 @@ def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dic
                 trained.dataset_size,
                 trained.image_size,
                 trained.crop,
-                Path(opt.cache_dir),
+                CACHE,
                 opt.num_workers,
             )
-            train, held = split(own_set.paths, trained.holdout, found.held_out.get(key))
+            train, held = split(own_set.hashes, trained.holdout, found.held_out.get(key))
             tell_if_changed(
                 own,
                 own_set.fingerprint(),
@@ -272,7 +270,7 @@ def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dic
                 10**9,
                 trained.image_size,
                 trained.crop,
-                Path(opt.cache_dir),
+                CACHE,
                 opt.num_workers,
             )
             train = np.arange(len(own_set.images))

@@ -22,7 +22,7 @@ from common.device import resolve_gpu_ids
 from common.errors import UserError, one_line_errors
 from common.options import make_parser, number, whole
 from common.tensors import derived_generator, to_float
-from dataset import UnpairedBatches, load_folder
+from dataset import CACHE, UnpairedBatches, load_folder
 from dtn.pretraining import views
 from evaluation.features import CHUNK, IMAGE_SIZE, FeatureNet, save_features
 from parsers import add_data_options
@@ -48,7 +48,7 @@ def main() -> None:
             10**9,
             IMAGE_SIZE,
             "center",
-            Path(opt.cache_dir),
+            CACHE,
             opt.num_workers,
         ).images
         for domain, key in (("A", "domain_A_path"), ("B", "domain_B_path"))

@@ -66,7 +66,7 @@ class Found:
                      netF, netG and netD
     about            a few words for people
     data             fingerprints of the folders that it was trained on
-    held_out         names of the images in them that it was not trained on, by folder
+    held_out         hashes of the images in them that it was not trained on, by folder
     encoder_options  what rebuilds a DTN's f
     """
 

@@ -1,12 +1,14 @@
 """The images of a run: which of them it holds out, and whether its folders still hold them all.
 
-What a run holds out is decided at its start and kept in its checkpoints by name: an image that was
-trained on can be held out no more. A fingerprint is ImageArray.fingerprint()'s, "<of names>-<of
-pixels>", or only the first half where an older version saved it.
+What a run holds out is decided at its start and kept in its checkpoints by content, whatever
+becomes of names: an image that was trained on can be held out no more. A fingerprint is
+ImageArray.fingerprint()'s, "<of names>-<of pixels>", or only the first half where an older version
+saved it.
 """
 
 import hashlib
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +17,36 @@ from common.errors import UserError
 
 
 def split(
-    paths: list[str], holdout: int, names: list[str] | None = None, flag: str = ""
+    hashes: list[str], holdout: int, held_out: list[str] | None = None, flag: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sorted rows of a folder's images, int64: those to train on, those held out.
 
-    names: what the run holds out; without them, in a new run and in one of an older version, it is
-    what split_holdout says. Raises UserError, naming `flag` where given, if none of them is left.
+    Copies of a held-out image are in neither; of other copies all are trained on.
+
+    hashes: ImageArray's; two images are one where the file is the same, or the pixels.
+    held_out: those of what the run holds out; without them, in a new run, it is what split_holdout
+    says. Raises UserError, naming `flag` where given, if none of them is left.
     """
-    if names is None:
-        return split_holdout(len(paths), holdout)
-    known = set(names)
-    held = np.array([path in known for path in paths])
-    if flag and not held.any():
+    parts = [entry.split("-") for entry in hashes]
+    seen: set[str] = set()
+    first = []  # rows, but for copies of earlier ones
+    for row, own in enumerate(parts):
+        if seen.isdisjoint(own):
+            first.append(row)
+        seen.update(own)
+    if held_out is None:
+        _, chosen = split_holdout(len(first), holdout)
+        held_out = [hashes[first[i]] for i in chosen]
+    known = {part for entry in held_out for part in entry.split("-")}
+    held = [row for row in first if not known.isdisjoint(parts[row])]
+    if flag and not held:
         raise UserError(
-            f"{flag}: none of the {len(known)} images that the run holds out is among "
-            f"the {len(paths)} there; set it to the run's own folder, or start a new "
+            f"{flag}: none of the {len(held_out)} images that the run holds out is among "
+            f"the {len(hashes)} there, by content; set it to the run's own folder, or start a new "
             "run from this one with --init_from"
         )
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    training = [row for row in range(len(hashes)) if known.isdisjoint(parts[row])]
+    return np.array(training, np.int64), np.array(held, np.int64)
 
 
 def refuse_changes(given: dict, saved: dict, name: str) -> None:
@@ -57,12 +71,12 @@ def refuse_changes(given: dict, saved: dict, name: str) -> None:
 
 
 def held_out_is_other(
-    opt: Namespace, now: dict[str, str], measured_on: str, saved: dict, path: Path
+    opt: Namespace, now: dict[str, str], measured_on: str | None, saved: dict, path: Path
 ) -> bool:
     """Whether figures of a run's held-out images no longer compare; one line per changed folder.
 
-    now: fingerprints by "domain_A_path" and "domain_B_path"; measured_on: digest() of the held-out
-    images; saved: the checkpoint of `path`, which may be an older version's.
+    now: fingerprints by "domain_A_path" and "domain_B_path"; measured_on: Yardstick's;
+    saved: the checkpoint of `path`, which may be an older version's.
     """
     so = "the order of the images is another now"
     if "held_out" not in saved:
@@ -76,9 +90,13 @@ def held_out_is_other(
     return saved["measured_on"] != measured_on if "measured_on" in saved else any(changed)
 
 
-def digest(*images: np.ndarray) -> str:
-    """Tells held-out images, uint8 arrays, from others: figures of others do not compare."""
-    return hashlib.sha256(b"".join(array.tobytes() for array in images)).hexdigest()[:16]
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """Tells what a figure was measured with from all else: figures of others do not compare."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype} {array.shape} ".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
 
 
 def refuse_swapped(now: dict[str, str], before: dict[str, str], whose: str) -> None:
@@ -127,8 +145,8 @@ def split_holdout(count: int, holdout: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if count < 2:
         raise UserError(
-            f"--holdout {holdout}: {count} readable image in a domain, needed are 2 or more (one "
-            "to train on, one held out); add images or raise --dataset_size"
+            f"--holdout {holdout}: {count} readable image in a domain, copies not counted; needed "
+            "are 2 or more (one to train on, one held out); add images or raise --dataset_size"
         )
     held = max(1, min(holdout, count // 10))
     parts = np.arange(held, dtype=np.int64)  # Windows' default was int32 before numpy 2

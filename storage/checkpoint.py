@@ -3,8 +3,9 @@
 A run lives in model_ckpt/<name>/: latest.pth, which --resume and test.py take, and epoch_0020.pth,
 epoch_0040.pth ..., which are kept. A file is a dict: "format", "options" (all of them), "epoch" and
 "batch" (where training goes on), "totals" (loss sums of the epoch so far), "data" (fingerprints of
-the image folders), "held_out" (names of the images that the run never trains on, by folder),
-"measured_on" (which images "best" was measured on), "model" (see TranslationModel.state_dict).
+the image folders), "held_out" (hashes of the images that the run never trains on, by folder),
+"measured_on" (which images and features "best" was measured with), "model" (see
+TranslationModel.state_dict).
 """
 
 import itertools
@@ -16,7 +17,7 @@ from common.errors import UserError
 from storage.files import DamagedFile, is_whole, read_tensors, write_tensors
 from storage.validate import FORMAT, as_checkpoint
 
-ROOT = Path("model_ckpt")
+ROOT, IMAGES = Path("model_ckpt"), Path("save_image")
 RUN_FILE = re.compile(r"(latest|best|epoch_\d+)\.pth")
 
 
@@ -78,8 +79,15 @@ def find_checkpoint(name: str | None, pattern: str = "*", model: str | None = No
 def free_names(name: str) -> Iterator[str]:
     """Those of `name`, name-2, name-3, ... that no run has yet."""
     for candidate in itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2))):
-        if not (ROOT / candidate / "latest.pth").exists():
+        if not sign_of_run(candidate):
             yield candidate
+
+
+def sign_of_run(name: str) -> Path | None:
+    """A file that a run of this name has left, if there is any; its latest.pth may be lost."""
+    folders = (folder / name for folder in (ROOT, IMAGES) if (folder / name).is_dir())
+    found = (path for folder in folders for path in sorted(folder.iterdir()))
+    return next((path for path in found if not path.name.startswith(".")), None)
 
 
 def _runs_found() -> str:

@@ -1,24 +1,18 @@
 """One process at a time in a folder, and the removal of what a killed one left there.
 
-The lock is flock's on the folder's file `.lock`, which names its holder; the kernel releases it,
-however the process ends. Windows has no flock: everything there goes on without locks.
+The lock is filelock's on the folder's file `.lock`; the system releases it, however the process
+ends.
 """
 
 import functools
 import os
 import re
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
-    import fcntl
-
-    HAS_LOCKS = True
-except ImportError:  # Windows
-    HAS_LOCKS = False
+from filelock import FileLock, Timeout
 
 from common.errors import UserError
 
@@ -36,16 +30,16 @@ def alone_in(folder: Path, user: str, wait: bool = False) -> Iterator[None]:
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    file = _acquire(folder / ".lock", user, wait) if HAS_LOCKS else None
+    lock = _acquire(folder / ".lock", user, wait)
     try:
-        if file is not None:
+        if lock:
             remove_strays(folder)
         yield
     finally:
-        if file is not None:
+        if lock:
             with suppress(OSError):
-                os.unlink(folder / ".lock")  # while it is held, so that it is nobody else's
-            os.close(file)
+                os.unlink(lock.lock_file)  # while it is held, so that it is nobody else's
+            lock.release()
             with suppress(OSError):
                 for path in made:
                     path.rmdir()  # where nothing came of it
@@ -58,51 +52,38 @@ def sweep(folder: Path) -> None:
             pass
 
 
-def _acquire(path: Path, user: str, wait: bool) -> int | None:
-    """Open and lock the file; returns its descriptor, or None where no lock can be had."""
+def _acquire(path: Path, user: str, wait: bool) -> FileLock | None:
+    """The lock of a file, held; None where no lock can be had."""
     told = False
     for _ in range(1000):
+        lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                at_work = f"another process is at work in {path.parent}/"
+                if not wait:
+                    raise UserError(
+                        f"{user}: {at_work}; wait for its end, stop it, or choose another one"
+                    ) from None
+                if not told:
+                    print(f"{user}: waiting, since {at_work}", file=sys.stderr, flush=True)
+                told = True
+                lock.acquire()
         except FileNotFoundError:  # a holder that ended has just removed its empty folder
             continue
-        except OSError:
-            return None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(file, 200, 0).decode(errors="replace") or "another process"
-            if not wait:
-                os.close(file)
-                raise UserError(
-                    f"{user}: {holder} is at work in {path.parent}/; wait for its end, "
-                    "stop it, or choose another one"
-                ) from None
-            if not told:
+        except (OSError, NotImplementedError) as error:
+            if os.access(path.parent, os.W_OK):
                 print(
-                    f"{user}: waiting for {holder}, which is at work in {path.parent}/",
+                    f"warning: {path}: this file system has no locks ({error}); see to it that no "
+                    "other process works in this folder",
                     file=sys.stderr,
-                    flush=True,
                 )
-            told = True
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            os.close(file)
-            print(
-                f"warning: {path}: this file system has no locks ({error.strerror}); see to it "
-                "that no other process works in this folder",
-                file=sys.stderr,
-            )
             return None
-        # The last holder has removed its file: was it this one?
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), os.stat(path)):
-                with suppress(OSError):  # a full disk: the lock is held all the same
-                    os.ftruncate(file, 0)
-                    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-                return file
-        os.close(file)
+        if path.exists():
+            return lock
+        lock.release()  # of a file that the last holder has removed
     return None
 
 
@@ -123,10 +104,10 @@ def remove_strays_of(path: Path) -> None:
 def _temporaries(folder: Path) -> dict[str, list[tuple[Path, int]]]:
     """The temporary files in a folder and the PIDs of their writers, by what they were to become.
 
-    None where nobody has locks.
+    None on Windows, where to ask for a process is to end it.
     """
     found: dict[str, list[tuple[Path, int]]] = {}
-    for path in Path(folder).glob(".*.tmp") if HAS_LOCKS else ():
+    for path in Path(folder).glob(".*.tmp") if os.name == "posix" else ():
         if match := TEMPORARY.fullmatch(path.name):
             found.setdefault(match[1], []).append((path, int(match[2])))
     return found

@@ -19,8 +19,9 @@ from common.tensors import to_float, to_uint8
 from cyclegan_model import CycleGANModel
 from dataset import UnpairedBatches
 from evaluation import evaluate, metrics
+from evaluation.features import load_features
 from interop.layouts import read_generators
-from pictures.splits import split
+from pictures.splits import split, split_holdout
 from training import logbook
 from training.logbook import Yardstick, belong, best_so_far
 
@@ -87,8 +88,9 @@ def test_grid_shows_real_fake_and_reconstructed_in_full_range(workplace, train):
     shutil.rmtree("data")
     for folder, value in (("anime", 255), ("person", 0)):
         os.makedirs(f"data/{folder}")
-        for i in range(12):
-            Image.new("RGB", (64, 64), (value,) * 3).save(f"data/{folder}/{i}.png")
+        for i in range(12):  # the seventh is held out, and the others are no copies of it
+            shade = value if i == 6 else 100 + i
+            Image.new("RGB", (64, 64), (shade,) * 3).save(f"data/{folder}/{i:02}.png")
     assert train("--niter", 1, "--niter_decay", 0, "--name", "run").code == 0
     for shows, value in (("person", 255), ("anime", 0)):
         grid = np.array(Image.open(f"save_image/run/0001_epoch_{shows}.png"))
@@ -103,6 +105,50 @@ def test_a_run_is_never_overwritten(workplace, train):
     assert sorted(os.listdir("model_ckpt")) == ["sn_12", "sn_12-2"]
     refused = train(*short, "--name", "sn_12")
     assert refused.code == 2 and "--resume --name sn_12" in refused.err
+
+
+@pytest.mark.parametrize(
+    "left",
+    ["model_ckpt/sn_12/epoch_0001.pth", "save_image/sn_12/log.jsonl", "save_image/sn_12/1/x.png"],
+)
+def test_any_file_of_a_run_counts_as_a_run_and_is_not_overwritten(workplace, train, left):
+    Path(left).parent.mkdir(parents=True)
+    Path(left).write_bytes(b"of weeks")
+    short = ("--niter", 1, "--niter_decay", 0, "--ckpt_num", 1)
+    done = train(*short, "--name", "sn_12")
+    sign = "/".join(left.split("/")[:3])
+    assert done.code == 2 and f"--name sn_12: this run exists, as {sign} shows" in done.err
+    assert "copy a checkpoint to model_ckpt/sn_12/latest.pth and continue it" in done.err
+    done = train(*short)
+    assert done.code == 0 and "this is sn_12-2" in done.out
+    assert [path for path in workplace.glob("*_*/sn_12/**/*") if path.is_file()] == [
+        workplace / left
+    ]
+    assert Path(left).read_bytes() == b"of weeks"
+
+
+def test_an_empty_folder_is_no_run(workplace, train):
+    Path("model_ckpt/run").mkdir(parents=True)
+    Path("model_ckpt/run/.latest.pth.7.tmp").touch()
+    assert train("--name", "run", "--niter", 1, "--niter_decay", 0).code == 0
+
+
+def test_a_domain_of_two_images_is_trained_on(workplace, train):
+    for file in sorted(Path("data/anime").iterdir())[2:]:
+        file.unlink()
+    for number in range(12, 80):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"data/person/{number}.png")
+    done = train("--name", "run", "--batch_size", 1, "--niter", 1, "--niter_decay", 0)
+    assert done.code == 0, done.err
+    assert log("run")[0]["figures"] == {"person": {}, "anime": {}}
+
+
+def test_a_run_longer_than_its_schedule_says_how_many_epochs_it_had(workplace, train, script):
+    assert train("--name", "run").code == 0
+    done = script("train.py", "--resume", "--niter", 1, "--gpu_ids", -1)
+    assert done.code == 0 and load("run")["epoch"] == 3
+    assert "run has had 3 epochs, and --niter 1 --niter_decay 1 asks for 2" in done.out
 
 
 def test_the_same_command_gives_the_same_bits(workplace, train):
@@ -155,7 +201,10 @@ def test_resume_of_a_finished_run_changes_nothing_and_can_be_made_longer(workpla
     assert train("--name", "run").code == 0
     before = load("run")
     done = script("train.py", "--resume", "--gpu_ids", -1)
-    assert done.code == 0 and "has had all of its 3 epochs" in done.out
+    assert (
+        done.code == 0
+        and "run has had 3 epochs, and --niter 2 --niter_decay 1 asks for 3" in done.out
+    )
     assert same(before["model"], load("run")["model"])
     assert script("train.py", "--resume", "--gpu_ids", -1, "--niter", 4).code == 0
     assert load("run")["epoch"] == 5 and [r["epoch"] for r in log("run")] == [1, 2, 3, 4, 5]
@@ -185,7 +234,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(w
 def test_collapse_is_warned_of(workplace, train):
     for folder in ("anime", "person"):
         for i in range(12):
-            shutil.copy(f"data/{folder}/{i:02}.png", f"data/{folder}/{i}-again.png")
+            image = Image.open(f"data/{folder}/{i:02}.png")
+            image.putpixel((0, 0), (i, i, i))
+            image.save(f"data/{folder}/{i}-again.png")
     done = train("--name", "run")  # untrained nets give nearly the same grey for all
     assert all(0 < r["spread"][d] < 0.5 for r in log("run") for d in ("anime", "person"))
     assert "warning: person outputs vary 0." in done.out and "collapsed" in done.out
@@ -259,6 +310,23 @@ def test_what_an_epochs_order_hangs_on_cannot_change_in_its_middle(
     assert done.code == 2 and "--batch_size 2: run stopped in the middle" in done.err
 
 
+def test_a_checkpoint_never_says_where_or_on_what_this_machine_works(workplace, train, script):
+    assert train("--name", "run", "--niter", 1, "--niter_decay", 0).code == 0
+    path = "model_ckpt/run/latest.pth"
+    state = torch.load(path, weights_only=True)
+    state["options"] |= {"cache_dir": "elsewhere", "output": "elsewhere", "dry_run": True}
+    state["options"] |= {"gpu_ids": [7], "num_workers": 99}
+    torch.save(state, path)
+    for done in (
+        script("train.py", "--resume", "--niter", 2, "--gpu_ids", -1),
+        script("test.py", "--name", "run", "--gpu_ids", -1),
+    ):
+        assert done.code == 0, done.err
+    options = load("run")["options"]
+    assert options["gpu_ids"] == [] and options["num_workers"] < 99
+    assert not list(workplace.parent.rglob("elsewhere")) and load("run")["epoch"] == 2
+
+
 def test_resume_takes_new_betas(workplace, train, script):
     assert train("--name", "run").code == 0
     assert script("train.py", "--resume", "--niter", 3, "--beta1", 0.5, "--gpu_ids", -1).code == 0
@@ -318,19 +386,69 @@ def test_too_few_held_out_images_have_no_figures_and_make_no_best(workplace, tra
 
 
 @pytest.fixture
+def drawn_pixels(monkeypatch):
+    """The pixels of all images that are trained on, as a set that grows."""
+    drawn, original = set(), UnpairedBatches.draw
+
+    def draw(self, domain, step):
+        rows, flips = original(self, domain, step)
+        drawn.update(bytes(np.asarray(self.images[domain][row])) for row in rows)
+        return rows, flips
+
+    monkeypatch.setattr(UnpairedBatches, "draw", draw)
+    return drawn
+
+
+def renumber(folder):
+    for number, path in enumerate(sorted(folder.iterdir())[1:]):
+        path.rename(folder / f"x{number:03}.png")
+
+
+def copy(folder):
+    for path in sorted(folder.iterdir()):
+        shutil.copy(path, folder / f"copy_of_{path.name}")
+
+
+def convert(folder):
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as image:
+            image.save(folder / f"x{path.stem}.bmp")
+        path.unlink()
+
+
+@pytest.mark.parametrize("change", [renumber, copy, convert])
+def test_no_image_that_was_held_out_is_trained_on_under_another_name(
+    many_pictures, train, script, drawn_pixels, change
+):
+    assert train("--name", "run", "--holdout", 6, "--niter", 1, "--niter_decay", 0).code == 0
+    held, (_, rows) = set(), split_holdout(80, 6)
+    for folder in (Path("data/anime"), Path("data/person")):
+        held |= {bytes(np.array(Image.open(folder / f"{row:02}.png"))) for row in rows}
+        change(folder)
+    assert len(held) == 12 and not held & drawn_pixels
+    done = script("train.py", "--resume", "--niter", 3, "--gpu_ids", -1)
+    assert done.code == 0 and not held & drawn_pixels, done.err
+
+
+@pytest.fixture
 def many_pictures(workplace):
     random = np.random.default_rng(1)
     for folder in ("anime", "person"):
-        for i in range(12, 64):
+        for i in range(12, 80):
             pixels = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
             Image.fromarray(pixels).resize((64, 64)).save(f"data/{folder}/{i:02}.png")
     return workplace
 
 
-def test_best_pth_holds_the_epoch_that_the_log_calls_best(many_pictures, train, monkeypatch):
-    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)  # nets this small are always collapsed
+@pytest.fixture
+def always_best(monkeypatch):
+    """Nets this small are always collapsed, and their outputs belong to nobody."""
+    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
     monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
     monkeypatch.setattr(logbook, "belong", lambda figures: True)
+
+
+def test_best_pth_holds_the_epoch_that_the_log_calls_best(many_pictures, train, always_best):
     done = train("--name", "run", "--holdout", "6", "--lr_G", "0.01")
     assert done.code == 0
     assert "FD of held-out real images, anime" in done.out and "anime outputs: FD" in done.out
@@ -366,17 +484,9 @@ def test_a_runs_split_is_part_of_it_and_another_holdout_is_refused(many_pictures
 
 
 def test_what_is_held_out_was_never_trained_on_though_the_dataset_grew(
-    many_pictures, train, script, monkeypatch
+    many_pictures, train, script, monkeypatch, drawn_pixels
 ):
     """Also what test.py and evaluate.py call held out."""
-    drawn, original = set(), UnpairedBatches.draw
-
-    def draw(self, domain, step):
-        rows, flips = original(self, domain, step)
-        drawn.update(bytes(np.asarray(self.images[domain][row])) for row in rows)
-        return rows, flips
-
-    monkeypatch.setattr(UnpairedBatches, "draw", draw)
     short = ("--niter", 1, "--niter_decay", 0)
     assert train("--name", "run", "--holdout", 6, "--dataset_size", 60, *short).code == 0
     names = load("run")["held_out"]
@@ -398,24 +508,36 @@ def test_what_is_held_out_was_never_trained_on_though_the_dataset_grew(
         train_A_path=None,
         train_B_path=None,
         dataset_size=99,
-        cache_dir="data/cache",
         num_workers=0,
     )
     sets = evaluate.gather(asked, {}, Namespace(**found.options), found)
     shown += [sets[domain]["test"] for domain in sets]
     shown = {bytes(np.asarray(image)) for images in shown for image in to_uint8(images)}
-    assert len(shown) == 12 and not shown & drawn
+    assert len(shown) == 12 and not shown & drawn_pixels
 
 
 def test_what_a_run_holds_out_it_holds_out_also_of_fewer_images_and_of_more():
-    names = ["b", "y"]
-    for paths in ("a b c y".split(), "a b c".split(), "0 a aa b c y z".split()):
-        train, held = split(paths, 1, names)
-        assert [paths[i] for i in held] == [path for path in paths if path in names]
-        assert sorted([*train, *held]) == list(range(len(paths)))
+    held_out = ["b-2", "y-3"]
+    for hashes in ("a-1 b-2 c-4 y-3", "a-1 b-2 c-4", "0-5 a-1 aa-6 b-2 c-4 y-3 z-7"):
+        hashes = hashes.split()
+        train, held = split(hashes, 1, held_out)
+        assert [hashes[i] for i in held] == [entry for entry in hashes if entry in held_out]
+        assert sorted([*train, *held]) == list(range(len(hashes)))
     with pytest.raises(UserError, match="--domain_A_path x: none of the 2 images that the run"):
-        split(["a", "c"], 1, names, "--domain_A_path x")
-    assert not len(split(["a", "c"], 1, names)[1])
+        split(["a-1", "c-4"], 1, held_out, "--domain_A_path x")
+    assert not len(split(["a-1", "c-4"], 1, held_out)[1])
+
+
+def test_copies_of_what_is_held_out_are_neither_held_out_nor_trained_on():
+    hashes = "a-1 b-2 b-2 c-4 d-2 e-5 e-5".split()  # d: the pixels of b, in another file
+    for held_out in (["b-2"], ["b-0"], ["x-2"]):  # of another size, of another file
+        train, held = split(hashes, 1, held_out)
+        same = {"b-2": [0, 3, 5, 6], "b-0": [0, 3, 4, 5, 6], "x-2": [0, 3, 5, 6]}[held_out[0]]
+        assert train.tolist() == same and held.tolist() == [1]
+    train, held = split(hashes[1:], 1)  # a new run: b, c and e are three images
+    assert held.tolist() == [2] and train.tolist() == [0, 1, 3, 4, 5]
+    with pytest.raises(UserError, match="1 readable image in a domain, copies not counted"):
+        split(["a-1"] * 12, 1)
 
 
 def test_a_checkpoint_without_its_split_is_split_as_before_and_a_change_is_told(
@@ -447,18 +569,77 @@ def test_a_checkpoint_without_its_split_is_split_as_before_and_a_change_is_told(
     assert done.code == 0 and "held out now may have been trained on" in done.out
 
 
-def test_a_best_of_other_held_out_images_is_set_aside_and_never_compared(
-    many_pictures, train, script, monkeypatch
+@pytest.mark.parametrize("back_to, killed", [(1, False), (2, False), (3, False), (3, True)])
+def test_a_run_that_goes_back_keeps_the_log_grids_and_best_of_what_it_went_back_to(
+    many_pictures, train, script, always_best, monkeypatch, back_to, killed
 ):
-    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
-    monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
-    monkeypatch.setattr(logbook, "belong", lambda figures: True)
+    fds = iter([5.0, 5.0, 4.0, 4.0, 3.0, 3.0, 2.0, 2.0])  # of both directions, by epoch
+    monkeypatch.setattr(Yardstick, "fd", lambda *_: next(fds))
+    monkeypatch.setattr(logbook, "FEWEST_IMAGES", 6)
+    floors = Yardstick.__init__
+
+    def without_floors(self, images):
+        with monkeypatch.context() as patch:
+            patch.setattr(Yardstick, "fd", lambda *_: None)
+            floors(self, images)
+
+    monkeypatch.setattr(Yardstick, "__init__", without_floors)
+    flags = ("--holdout", 6, "--ckpt_num", 1, "--niter", 4, "--niter_decay", 0)
+    assert train("--name", "run", *flags).code == 0
+    folder = Path("model_ckpt/run")
+    assert load("run", "best.pth")["epoch"] == 4
+    files = {n: (folder / f"epoch_{n:04}.pth").read_bytes() for n in range(1, 5)}
+    (folder / "latest.pth").write_bytes(files[back_to])
+    if killed:  # in the saves of the fourth epoch
+        os.utime(folder / "latest.pth", ns=(0, 0))
+
+    fds = iter([9.0, 9.0])
+    monkeypatch.setattr(UnpairedBatches, "batch", None)  # nothing more is trained
+    done = script("train.py", "--resume", "--niter", back_to, "--gpu_ids", -1)
+    assert done.code == 0, done.err
+    assert [record["epoch"] for record in log("run")] == [*range(1, back_to + 1)]
+    assert len(list(Path("save_image/run").glob("*.png"))) == 2 * back_to
+    page = Path("save_image/run/index.html").read_text()
+    assert f"{back_to:04}_epoch_anime.png" in page and f"{back_to + 1:04}_epoch" not in page
+    assert (folder / "best.pth").read_bytes() == files[back_to]
+    kept = {p.name: p.read_bytes() for p in folder.glob("abandoned-1/*")}
+    if killed:
+        assert not kept and not (folder / "epoch_0004.pth").exists()
+    else:
+        assert kept == {"best.pth": files[4]} | {
+            f"epoch_{n:04}.pth": files[n] for n in range(back_to + 1, 5)
+        }
+
+
+def less_held_out():
+    _, held = split_holdout(80, 7)
+    os.remove(f"data/person/{held[2]:02}.png")
+
+
+def other_reference():
+    Image.fromarray(np.full((64, 64, 3), 9, np.uint8)).save("data/person/00.png")
+
+
+def other_features():
+    net = load_features()
+    with torch.no_grad():
+        net.project[4].weight *= 2
+    logbook.load_features.other = net
+
+
+@pytest.mark.parametrize("change", [less_held_out, other_reference, other_features])
+def test_a_best_of_other_measurements_is_set_aside_and_never_compared(
+    many_pictures, train, script, always_best, monkeypatch, change
+):
+    def features():
+        return getattr(features, "other", None) or load_features()
+
+    monkeypatch.setattr(logbook, "load_features", features)
     short = ("--niter", 1, "--niter_decay", 0)
-    assert train("--name", "run", "--holdout", "6", *short).code == 0
+    assert train("--name", "run", "--holdout", "7", *short).code == 0
     path = "model_ckpt/run/latest.pth"
     good = Path("model_ckpt/run/best.pth").read_bytes()
-    name = load("run")["held_out"]["domain_B_path"][2]
-    Image.fromarray(np.full((64, 64, 3), 9, np.uint8)).save(f"data/person/{name}")
+    change()
     state = torch.load(path, weights_only=True)
     state["best"]["fd"] = 0.0  # nothing could be better
     torch.save(state, path)
@@ -470,14 +651,13 @@ def test_a_best_of_other_held_out_images_is_set_aside_and_never_compared(
     assert "is kept as" not in done.out  # measured once more on what it was measured on
 
 
-def test_without_the_features_there_is_a_line_no_fd_and_no_best(many_pictures, train, monkeypatch):
+def test_without_the_features_there_is_a_line_no_fd_and_no_best(
+    many_pictures, train, always_best, monkeypatch
+):
     def missing():
         raise UserError("features.pth: there is no such file")
 
     monkeypatch.setattr(logbook, "load_features", missing)
-    monkeypatch.setattr(metrics, "COLLAPSE_SPREAD", -1)
-    monkeypatch.setattr(metrics, "COLLAPSE_DUPLICATES", 2)
-    monkeypatch.setattr(logbook, "belong", lambda figures: True)
     done = train("--name", "run", "--holdout", "6")
     assert done.code == 0
     assert "No FD, and so no best.pth: features.pth: there is no such file" in done.out

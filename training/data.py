@@ -7,10 +7,10 @@ import torch
 
 from common import distributed
 from common.tensors import to_float
-from dataset import ImageArray, load_folder
+from dataset import CACHE, ImageArray, load_folder
 from demo.make import make_demo
 from pictures.folders import check_domains
-from pictures.splits import digest, refuse_swapped, split
+from pictures.splits import refuse_swapped, split
 
 FLAGS = {"A": "domain_A_path", "B": "domain_B_path"}
 
@@ -23,8 +23,7 @@ class TrainingData:
     held_rows     those held out, int64
     held          the held-out images, float (n, 3, H, W) in [-1, 1]
     fingerprints  of the folders, by option: whether they still hold the same images
-    held_out      names of the held-out images, by option
-    measured_on   tells these held-out images from others
+    held_out      hashes of the images that are held out, by option: see splits.split
 
     opt: resolved options; saved: the checkpoint of a run that is resumed, which decided what is
     held out. Raises UserError for folders that cannot be trained on, or whose domains are swapped.
@@ -40,20 +39,21 @@ class TrainingData:
         self.held_out = dict(saved.get("held_out", {})) if saved else {}
         self.rows, self.held_rows, self.held = {}, {}, {}
         for domain, key in FLAGS.items():
-            paths, flag = loaded[domain].paths, f"--{key} {getattr(opt, key)}"
-            rows, held = split(paths, opt.holdout, self.held_out.get(key), flag)
+            hashes, flag = loaded[domain].hashes, f"--{key} {getattr(opt, key)}"
+            rows, held = split(hashes, opt.holdout, self.held_out.get(key), flag)
             self.rows[domain], self.held_rows[domain] = rows, held
-            self.held_out.setdefault(key, [paths[i] for i in held])
+            self.held_out.setdefault(key, [hashes[i] for i in held])
             self.held[domain] = to_float(torch.from_numpy(self.images[domain][held]))
-        self.measured_on = digest(*(self.images[d][self.held_rows[d]] for d in "AB"))
 
     def __str__(self) -> str:
         (train_A, train_B), (held_A, held_B) = (
             [len(rows[domain]) for domain in "AB"] for rows in (self.rows, self.held_rows)
         )
+        copies = sum(len(self.images[d]) for d in "AB") - train_A - train_B - held_A - held_B
         return (
             f"Data: {train_A} anime, {train_B} persons to train on; "
             f"{held_A} + {held_B} held out for grids"
+            + (f"; {copies} copies of these left out" if copies else "")
         )
 
 
@@ -62,7 +62,7 @@ def load_domains(opt: Namespace) -> dict[str, ImageArray]:
     if opt.demo:
         make_demo(Path("data/demo"))
     check_domains(opt.domain_A_path, opt.domain_B_path)
-    rest = opt.image_size, opt.crop, Path(opt.cache_dir), opt.num_workers
+    rest = opt.image_size, opt.crop, CACHE, opt.num_workers
     return {
         domain: load_folder(Path(getattr(opt, key)), f"--{key}", opt.dataset_size, *rest)
         for domain, key in FLAGS.items()

@@ -4,9 +4,12 @@ An epoch with grids also has figures of the held-out images, the cheap part of w
 measures; by them train.py keeps best.pth.
 """
 
+import itertools
 import json
 import math
 import os
+import re
+import shutil
 import statistics
 import sys
 from contextlib import suppress
@@ -21,6 +24,8 @@ from common.tensors import to_float
 from evaluation import metrics
 from evaluation.features import embed, load_features
 from evaluation.frechet import frechet_distance
+from pictures.splits import digest
+from storage.checkpoint import load_checkpoint
 from storage.files import atomic_write
 
 FEWEST_IMAGES = 6  # below, a retrieval among them says nothing
@@ -33,7 +38,9 @@ class Yardstick:
     """FD of held-out outputs to a fixed sample of their domain's training images, cheaply.
 
     Few outputs against many images: FD is then larger than evaluate.py's, and compares only within
-    a run. `floors` has what as many held-out real images score, by domain.
+    a run. `floors` has what as many held-out real images score, by domain, of
+    six or more. `measured_on` tells these images and features from others: figures of
+    others do not compare.
 
     images: uint8 (N, H, W, 3) by domain, with the rows of training images and of held-out ones.
     Raises UserError if the features are not there.
@@ -42,14 +49,23 @@ class Yardstick:
     def __init__(self, images: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
         self.net = load_features()
         self.real, self.floors = {}, {}
+        measured_with = [weight.numpy() for weight in self.net.state_dict().values()]
         for domain, (pixels, training, held) in images.items():
             some = training[:: -(-len(training) // REFERENCES)]
             self.real[domain] = embed(self.net, to_float(torch.from_numpy(pixels[some])))
-            if min(len(held), len(some)) >= FEWEST_IMAGES:
-                self.floors[domain] = self.fd(to_float(torch.from_numpy(pixels[held])), domain)
+            measured_with += [pixels[some], pixels[held]]
+            floor = self.fd(to_float(torch.from_numpy(pixels[held])), domain)
+            if floor is not None:
+                self.floors[domain] = floor
+        self.measured_on = digest(measured_with)
 
-    def fd(self, outputs: Tensor, domain: str) -> float:
-        """Frechet distance of outputs, float (N, 3, H, W) in [-1, 1], to the domain they show."""
+    def fd(self, outputs: Tensor, domain: str) -> float | None:
+        """Frechet distance of outputs, float (N, 3, H, W) in [-1, 1], to the domain they show.
+
+        None of fewer than six outputs, or six training images.
+        """
+        if min(len(outputs), len(self.real[domain])) < FEWEST_IMAGES:
+            return None
         return frechet_distance(embed(self.net, outputs), self.real[domain])
 
 
@@ -114,14 +130,72 @@ def belong(figures: dict) -> bool:
 
 
 def set_aside(best: dict, folder: Path) -> None:
-    """Keep best.pth as its epoch's checkpoint, since it was the best on other held-out images."""
+    """Keep best.pth as its epoch's checkpoint, since it was the best by other figures."""
     kept = folder / f"epoch_{best['epoch']:04}.pth"
     with suppress(FileNotFoundError):
         os.replace(folder / "best.pth", kept)
     print(
-        f"{folder}: the held-out images are others now, so figures do not compare; the best "
-        f"epoch so far is kept as {kept.name}, and best.pth starts anew"
+        f"{folder}: held-out images, the training images that outputs are compared with, or the "
+        "features are others now, so that FD does not compare; the best epoch so far is kept as "
+        f"{kept.name}, and best.pth starts anew"
     )
+
+
+def cut_back(saved: dict, ckpt_dir: Path, image_dir: Path) -> dict | None:
+    """Make a run's files what they were when `saved` was written; returns the best epoch of then.
+
+    Lines and grids of later epochs go. Their checkpoints are set aside, but for those of the next
+    epoch alone that are newer than latest.pth: a process that was killed while it saved left them,
+    and they come again. None where no file holds the best epoch any more.
+    """
+    epoch, best = saved["epoch"], saved.get("best")
+    path, latest = ckpt_dir / "best.pth", ckpt_dir / "latest.pth"
+    late = {p: n for p in ckpt_dir.glob("epoch_*.pth") if (n := _number(p)) > epoch}
+    held = _finished_epoch(path) if path.exists() else None
+    if path.exists() and (best is None or held != best["epoch"]):
+        late[path] = held or 0
+    grids = {p: n for p in image_dir.glob("*_epoch_*.png") if (n := _number(p)) > epoch}
+    went_back = {*late.values(), *grids.values()} - {epoch + 1} or any(
+        checkpoint.stat().st_mtime_ns < latest.stat().st_mtime_ns for checkpoint in late
+    )
+    folders = (ckpt_dir / f"abandoned-{n}" for n in itertools.count(1))
+    aside = next(folder for folder in folders if not folder.exists())
+    if late and went_back:
+        aside.mkdir()
+        print(f"Checkpoints that are not of the first {epoch} epochs are set aside in {aside}/")
+    for checkpoint in late:
+        if went_back:
+            os.replace(checkpoint, aside / checkpoint.name)
+        else:
+            checkpoint.unlink()
+    if keep_log_before(epoch, image_dir / "log.jsonl") > 1 or went_back:
+        print(f"The log and the grids are cut to the first {epoch} epochs, to go on from there")
+    for grid in grids:
+        grid.unlink()
+    if best and not path.exists():
+        for source in (ckpt_dir / f"epoch_{best['epoch']:04}.pth", latest):
+            if _finished_epoch(source) == best["epoch"]:
+                with atomic_write(path) as file, open(source, "rb") as whole:
+                    shutil.copyfileobj(whole, file)
+                return best
+        print(f"The checkpoint of the best epoch, {best['epoch']}, is gone: best.pth starts anew")
+        return None
+    return best
+
+
+def _number(path: Path) -> int:
+    """The epoch in the name of a checkpoint or a grid; 0 of other files."""
+    found = re.fullmatch(r"epoch_(\d+)\.pth|(\d+)_epoch_\w+\.png", path.name)
+    return int(found[1] or found[2]) if found else 0
+
+
+def _finished_epoch(path: Path) -> int | None:
+    """The epoch whose end a checkpoint holds; None of any other file."""
+    try:
+        state = load_checkpoint(path)
+    except UserError:
+        return None
+    return None if state["batch"] else state["epoch"]
 
 
 def print_record(record: dict) -> None:
@@ -179,18 +253,24 @@ def append_line(path: Path, line: str) -> None:
         ) from error
 
 
-def keep_log_before(epoch: int, path: Path) -> None:
-    """Drop what the log says of epochs that will be trained again, and any torn last line."""
-    kept = []
+def keep_log_before(epoch: int, path: Path) -> int:
+    """Drop what the log says of epochs that will be trained again, and any torn last line.
+
+    Returns how many such epochs it had.
+    """
+    kept, dropped = [], 0
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 if json.loads(line)["epoch"] <= epoch:
                     kept.append(line + "\n")
+                else:
+                    dropped += 1
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
     with atomic_write(path) as file:
         file.write("".join(kept).encode())
+    return dropped
 
 
 def peak_memory_mb(device: torch.device) -> int | None:

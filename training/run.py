@@ -17,7 +17,6 @@ Ctrl-C and SIGTERM, and writes grids, figures and the log.
 """
 
 import json
-import os
 import signal
 import sys
 import time
@@ -40,7 +39,15 @@ from interop.build import refuse_misfit
 from interop.generators import initialised_options
 from interop.layouts import Found, read_generators
 from pictures.splits import held_out_is_other, refuse_changes
-from storage.checkpoint import ROOT, find_checkpoint, free_names, load_checkpoint, save_checkpoint
+from storage.checkpoint import (
+    IMAGES,
+    ROOT,
+    find_checkpoint,
+    free_names,
+    load_checkpoint,
+    save_checkpoint,
+    sign_of_run,
+)
 from storage.files import atomic_write
 from storage.locks import alone_in, remove_strays
 from storage.validate import LOAD_ERRORS, short
@@ -48,6 +55,7 @@ from training.data import TrainingData
 from training.logbook import (
     append_line,
     best_so_far,
+    cut_back,
     keep_log_before,
     open_yardstick,
     peak_memory_mb,
@@ -113,7 +121,7 @@ class Run:
             self.opt = initialised_options(opt, given, self.start)
         if opt.resume:
             path = find_checkpoint(opt.name, "demo*" if opt.demo else "*")
-            if not opt.dry_run and os.environ.get("RANK", "0") == "0":  # set by torchrun
+            if not opt.dry_run and distributed.will_be_first():
                 self.hold(path.parent.name)
             self.saved = load_checkpoint(path)
             refuse_changes(given, self.saved, path.parent.name)
@@ -121,7 +129,8 @@ class Run:
         if self.opt.tensorboard:
             check_installed()
         if not self.opt.dry_run:
-            self.opt.gpu_ids = distributed.start(self.opt.gpu_ids, self.opt.batch_size)
+            asked = "gpu_ids" in given
+            self.opt.gpu_ids = distributed.start(self.opt.gpu_ids, self.opt.batch_size, asked)
         self.main_rank = distributed.rank() == 0
 
     # ------------------------------------------------------------------ its name and folders
@@ -133,7 +142,7 @@ class Run:
     def hold(self, name: str) -> None:
         """Keep other trainings out of a run. Raises UserError if one is at it."""
         self.until_the_end.enter_context(alone_in(ROOT / name, f"--name {name}"))
-        remove_strays(Path("save_image") / name)
+        remove_strays(IMAGES / name)
 
     def take_name(self, data: TrainingData) -> None:
         """Name and lock a new run; all processes then know its name. Raises UserError."""
@@ -142,17 +151,18 @@ class Run:
             self.opt.name = distributed.from_rank_zero(
                 self._choose_name(images) if self.main_rank else ""
             )
-        self.image_dir, self.ckpt_dir = Path("save_image") / self.opt.name, ROOT / self.opt.name
+        self.image_dir, self.ckpt_dir = IMAGES / self.opt.name, ROOT / self.opt.name
 
     def _choose_name(self, images: int) -> str:
         """Lock a new run: named as given, or after what it trains; never one that exists."""
         opt = self.opt
         if opt.name:
             self.hold(opt.name)
-            if self.latest.exists():
+            if sign := sign_of_run(opt.name):
+                first = "" if self.latest.exists() else f"copy a checkpoint to {self.latest} and "
                 raise UserError(
-                    f"--name {opt.name}: this run exists; continue it with --resume --name "
-                    f"{opt.name}, or choose another name"
+                    f"--name {opt.name}: this run exists, as {sign} shows; {first}continue it with "
+                    f"--resume --name {opt.name}, or choose another name"
                 )
             return opt.name
         name = "demo" if opt.demo else f"{opt.gan_mode}_{images}"
@@ -176,23 +186,26 @@ class Run:
             for shows, d in (("anime", "A"), ("person", "B"))
         }
         self.yardstick = open_yardstick(**domains) if self.main_rank else None
+        before = self.saved.get("measured_on") if self.saved else None
+        self.measured_on = self.yardstick.measured_on if self.yardstick else before
         if self.saved:
             self._restore(self.saved)
         self.saved = self.start = None
+        if not self.opt.resume:  # a folder that cannot be written shows now
+            self.save("latest.pth")  # and first: a name that anything else has is taken
         if self.main_rank:
             keep_log_before(self.epoch, self.image_dir / "log.jsonl")
             with atomic_write(self.image_dir / "options.json") as file:
                 file.write(json.dumps(vars(self.opt), indent=2).encode())
             refresh_page(self.image_dir)
-        if not self.opt.resume:
-            self.save("latest.pth")  # a folder that cannot be written shows now
         boarding = self.opt.tensorboard and self.main_rank
         self.board = TensorBoard(self.image_dir, model.steps) if boarding else None
         self.stop, self.begun = StopSignal(), True
         if self.epoch >= self.last:
+            schedule = f"--niter {self.opt.niter} --niter_decay {self.opt.niter_decay}"
             print(
-                f"{self.opt.name} has had all of its {self.last} epochs; a larger --niter goes on "
-                "with it"
+                f"{self.opt.name} has had {self.epoch} epochs, and {schedule} asks for "
+                f"{self.last}; a larger --niter goes on with it"
             )
 
     def _restore(self, saved: dict) -> None:
@@ -205,11 +218,13 @@ class Run:
             raise UserError(
                 f"{self.latest}: its model does not fit its options ({reason}); use another file"
             ) from error
-        self.epoch, self.batch, self.best = saved["epoch"], saved["batch"], saved.get("best")
+        self.epoch, self.batch = saved["epoch"], saved["batch"]
+        if self.main_rank:
+            self.best = cut_back(saved, self.ckpt_dir, self.image_dir)
         self.totals.update(saved["totals"])
         data = self.data
-        if held_out_is_other(self.opt, data.fingerprints, data.measured_on, saved, self.latest):
-            if self.best and self.main_rank:
+        if held_out_is_other(self.opt, data.fingerprints, self.measured_on, saved, self.latest):
+            if self.best:
                 set_aside(self.best, self.ckpt_dir)
             self.best = None
         print(f"Resuming {self.opt.name} in epoch {self.epoch + 1} after {self.batch} steps of it")
@@ -290,7 +305,7 @@ class Run:
                 "best": self.best,
                 "data": self.data.fingerprints,
                 "held_out": self.data.held_out,
-                "measured_on": self.data.measured_on,
+                "measured_on": self.measured_on,
                 "model": self.model.state_dict(),
             }
             save_checkpoint(self.ckpt_dir / file_name, state)

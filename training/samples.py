@@ -42,6 +42,6 @@ def sample(
             columns = min(GRID_COLUMNS, *map(len, rows))
             grid = torch.cat([row[:columns] for row in rows])
             save_grid(folder / f"{epoch:04}_epoch_{shows}.png", grid, columns)
-            fd = yardstick.fd(fake, shows) if yardstick and len(fake) > 1 else None
+            fd = yardstick.fd(fake, shows) if yardstick else None
             figures[shows] = held_out_figures(real, fake, rec, target, fd)
     return spreads, figures

@@ -11,6 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
+from common import distributed
+from common.errors import UserError
 from storage.locks import alone_in
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -82,7 +84,6 @@ def test_sigterm_to_all_processes_saves_once_and_leaves(workplace):
     assert torch.load("model_ckpt/run/latest.pth", weights_only=True)["model"]["steps"] > 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
 @pytest.mark.parametrize("more", [[], ["--resume"]])
 def test_processes_that_are_refused_the_run_of_another_training_all_end(workplace, script, more):
     flags = [*TINY, "--name", "run"]
@@ -92,7 +93,52 @@ def test_processes_that_are_refused_the_run_of_another_training_all_end(workplac
     with alone_in("model_ckpt/run", "--name run"):
         two = run(*TORCHRUN, ROOT / "train.py", *flags)
     assert two.returncode != 0
-    assert f"error: --name run: process {os.getpid()} on " in two.stderr
+    assert "error: --name run: another process is at work in model_ckpt/run/" in two.stderr
+
+
+TORCHRUN_SETS = {
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
+
+
+@pytest.mark.parametrize("name", [*TORCHRUN_SETS, "LOCAL_WORLD_SIZE"])
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_a_stray_variable_of_torchrun_changes_nothing_and_the_lock_holds(
+    train, script, workplace, monkeypatch, name, more
+):
+    monkeypatch.setenv(name, TORCHRUN_SETS.get(name, "2"))
+    short = ["--niter", 1, "--niter_decay", 0]
+    assert train("--name", "run", *short).code == 0
+    assert script("train.py", "--resume", "--niter", 2, "--gpu_ids", -1).code == 0
+    with alone_in("model_ckpt/new", "--name new"), alone_in("model_ckpt/run", "--name run"):
+        done = script("train.py", *more, "--name", "run") if more else train("--name", "new")
+    assert done.code == 2 and "another process is at work in model_ckpt/" in done.err
+
+
+def test_a_process_is_torchruns_only_if_all_is_set_that_torchrun_sets(monkeypatch):
+    for name, value in TORCHRUN_SETS.items():
+        assert not distributed.by_torchrun() and distributed.will_be_first()
+        monkeypatch.setenv(name, value)
+    assert distributed.by_torchrun() and not distributed.will_be_first()
+
+
+def test_gpus_that_are_named_are_those_of_the_processes_or_refused(monkeypatch):
+    for name, value in TORCHRUN_SETS.items():
+        monkeypatch.setenv(name, value)
+    for function in ("set_device", "init_process_group"):
+        place = torch.cuda if function == "set_device" else torch.distributed
+        monkeypatch.setattr(place, function, lambda *args, **kwargs: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert distributed.start([2, 3], 4, asked=True) == [3]
+    assert distributed.start([0], 4) == [1]  # what --gpu_ids is resolved to where it is not given
+    assert distributed.start([], 4, asked=True) == []
+    for named in ([3], [0, 2, 3]):
+        with pytest.raises(UserError, match="--gpu_ids .*3: . GPU.* for 2 processes; name 2"):
+            distributed.start(named, 4, asked=True)
 
 
 def test_a_batch_that_cannot_be_shared_is_one_clear_line(workplace):

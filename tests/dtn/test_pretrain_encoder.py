@@ -112,7 +112,6 @@ def test_no_person_of_a_table_with_identities_is_on_both_sides(workplace, script
     monkeypatch.setattr(pretrain_encoder, "FEWEST", 2)
     monkeypatch.setattr("sys.argv", ["x", "--attributes", "table.csv"])
     opt = pretrain_encoder.encoder_options()
-    opt.cache_dir = "cache"
     images = {domain: pretrain_encoder.load(opt, domain) for domain in "AB"}
     for seed in range(4):
         opt.seed = seed

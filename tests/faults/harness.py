@@ -50,7 +50,7 @@ KINDS = {
 
 # A training of 3 epochs with 3 steps each; six images held out, so that there are figures.
 FLAGS = (
-    "--domain_A_path ../data/anime --domain_B_path ../data/person --cache_dir cache "
+    "--domain_A_path ../data/anime --domain_B_path ../data/person "
     "--image_size 24 --discriminator patch --ngf 2 --ndf 2 --generator resnet --n_blocks 1 "
     "--warm_steps 0 --shift 0 --batch_size 18 "
     "--holdout 6 --niter 2 --niter_decay 1 --pool_size 5 --ckpt_num 2 --lr_G 0.01 --amp off "
@@ -97,7 +97,12 @@ def bytes_lost(one, two):
             return torch.load(path)["model"]
         return path.read_bytes() if path.exists() else None
 
-    patterns = ("model_ckpt/run/*.pth", "save_image/run/*.png", "cache/*.u8", "cache/*.json")
+    patterns = (
+        "model_ckpt/run/*.pth",
+        "save_image/run/*.png",
+        "data/cache/*.u8",
+        "data/cache/*.json",
+    )
     files = [path for pattern in patterns for path in one.glob(pattern)]
     return sum(
         path.stat().st_size
@@ -115,9 +120,9 @@ def assert_same_run(one, two):
         for part in ("model", "epoch", "batch", "totals", "best", "data"):
             assert same(a[part], b[part]), (path.name, part)
     assert log(one) == log(two) and options(one) == options(two)
-    for pattern in ("save_image/run/*.png", "cache/*.u8", "cache/*.json"):
+    for pattern in ("save_image/run/*.png", "data/cache/*.u8", "data/cache/*.json"):
         files = sorted(one.glob(pattern))
-        assert files and names(one / "cache") == names(two / "cache")
+        assert files and names(one / "data/cache") == names(two / "data/cache")
         for path in files:
             assert path.read_bytes() == (two / path.relative_to(one)).read_bytes(), path.name
     assert (two / "save_image/run/index.html").read_text().endswith("</html>")

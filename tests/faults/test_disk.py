@@ -137,9 +137,9 @@ def test_a_run_that_meets_a_full_disk_anywhere_goes_on_to_the_same_bits(
     disk, train, monkeypatch, long
 ):
     flags = [*FOLDERS, "--num_workers", 0, "--ckpt_num", 2]
-    assert train(*flags, "--name", "unbroken", "--cache_dir", "c").code == 0
+    assert train(*flags, "--name", "unbroken").code == 0
     images = Path("save_image/unbroken")
-    cache = on_disk(*Path("c").iterdir())
+    cache = on_disk(*Path("data/cache").iterdir())
     person, anime = (on_disk(images / f"0001_epoch_{d}.png") for d in ("person", "anime"))
     page, state = on_disk(images / "index.html"), on_disk(Path("model_ckpt/unbroken/latest.pth"))
     epoch = person + anime + page + state
@@ -157,7 +157,7 @@ def test_a_run_that_meets_a_full_disk_anywhere_goes_on_to_the_same_bits(
         pictures = max(path.stat().st_size for path in images.iterdir())
         places = [
             (0, 0, ".u8"),
-            (0, max(path.stat().st_size for path in Path("c").iterdir()), "latest.pth"),
+            (0, max(path.stat().st_size for path in Path("data/cache").iterdir()), "latest.pth"),
             (2, 0, "0001_epoch_person.png"),
             (4, pictures, "epoch_0002.pth"),
         ]
@@ -165,8 +165,9 @@ def test_a_run_that_meets_a_full_disk_anywhere_goes_on_to_the_same_bits(
         places += [(step, left, "") for step in (0, 2, 4, 6) for left in range(0, epoch, 16_000)]
     step_of = CycleGANModel.optimize_parameters
     for number, (step, left, file) in enumerate(places):
-        name, cache_dir = f"run{number}", f"cache{number}"
-        given = [*flags, "--name", name, "--cache_dir", cache_dir]
+        name = f"run{number}"
+        given = [*flags, "--name", name]
+        shutil.rmtree("data/cache", ignore_errors=True)
 
         def fill(self, step=step, left=left):
             step_of(self)
@@ -190,7 +191,7 @@ def test_a_run_that_meets_a_full_disk_anywhere_goes_on_to_the_same_bits(
         assert again.code == 0, again.err
         assert [record["epoch"] for record in log(name)] == [1, 2, 3]
         assert_same_run("unbroken", name)
-        for folder in (f"model_ckpt/{name}", f"save_image/{name}", cache_dir):
+        for folder in (f"model_ckpt/{name}", f"save_image/{name}"):
             shutil.rmtree(folder)
         COUNTS[disk.count] += 1
 

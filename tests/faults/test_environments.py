@@ -1,6 +1,7 @@
 """Places and ways in which the scripts may be started: none of them changes what comes out."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,39 @@ def test_from_a_read_only_folder_with_an_odd_name_without_home_locale_and_input(
     run("prepare_data.py", "--source", "data/anime", "--output", "made")
     assert len(list((here / "made").glob("*.png"))) == 12
     COUNTS["odd places survived"] += 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names must be text there")
+def test_what_standard_output_cannot_encode_is_escaped_and_not_fatal(workplace):
+    strange = os.fsdecode("ü".encode() + b"\xff")
+    odd = {domain: f"data/{domain}{strange}" for domain in ("anime", "person")}
+    for domain, folder in odd.items():
+        os.rename(f"data/{domain}", folder)
+        os.rename(f"{folder}/00.png", f"{folder}/{strange}.png")
+        open(f"{folder}/broken{strange}.png", "w").close()
+    folders = ("--domain_A_path", odd["anime"], "--domain_B_path", odd["person"], "--gpu_ids", "-1")
+    env = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(ROOT)}
+    for command in (
+        ("train.py", *SHORT, *folders, "--name", "run"),
+        ("train.py", *SHORT, *folders, "--dry_run"),
+        ("train.py", "--resume", "--niter", "2", "--gpu_ids", "-1"),
+        ("test.py", "--name", "run", "--output", "ö", *folders),
+        ("test.py", odd["anime"], "--name", "run", "--direction", "AtoB", "--gpu_ids", "-1"),
+        ("evaluate.py", "--floors_only", *folders),
+        ("prepare_data.py", "--source", odd["anime"], "--output", "ü"),
+    ):
+        command = (sys.executable, str(ROOT / command[0]), *command[1:])
+        done = subprocess.run(command, env=env, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        assert b"Traceback" not in done.stderr
+    COUNTS["odd places survived"] += 1
+
+
+def test_every_script_has_its_errors_in_one_line():
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]:
+        text = path.read_text(encoding="utf-8")
+        if path.parent.name != "tests" and 'if __name__ == "__main__"' in text:
+            assert re.search(r"@one_line_errors\ndef main|import main\n", text), path
 
 
 def test_a_reader_that_goes_away_stops_training_without_a_word_or_harm(workplace):

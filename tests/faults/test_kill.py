@@ -110,7 +110,7 @@ def test_killed_at_any_moment_and_resumed_equals_unbroken_to_the_bit(server, unb
         planned, trail = places[story : story + 1], []
         most = len(planned) or chance.randint(2, 8)
         for kills in range(min(most, wanted - survived.total())):
-            whole_cache = len(list(cwd.glob("cache/*.json"))) == 2
+            whole_cache = len(list(cwd.glob("data/cache/*.json"))) == 2
             possible = TRAINING if whole_cache else BUILDING + TRAINING
             event = min(possible, key=lambda event: (survived[event], chance.random()))
             # What comes after a kill is shorter by what was saved; the machine may be faster now.
@@ -138,7 +138,7 @@ def test_killed_while_giving_back_the_finished_cache_leaves_no_lock_behind(serve
     cwd = unbroken.parent / "lock"
     trap = ("unlink", 2)  # that of the cache's lock, when the second folder's images are there
     code, output = server.run(cwd, *next_command(cwd), trap=trap)
-    assert code == -signal.SIGKILL and (cwd / "cache/.lock").exists(), output
+    assert code == -signal.SIGKILL and (cwd / "data/cache/.lock").exists(), output
     COUNTS["trainings killed"] += AT_A_LOCK
     finish(server, cwd)
     assert_nothing_lost(unbroken, cwd)
@@ -178,7 +178,7 @@ def test_processes_of_their_own_that_are_killed_go_on_too(server, unbroken):
 
 DTN = (
     "--model dtn --f_encoder ../f.pth --domain_A_path ../data/anime --domain_B_path "
-    "../data/person --cache_dir cache --image_size 32 --discriminator patch --ngf 2 --ndf 2 "
+    "../data/person --image_size 32 --discriminator patch --ngf 2 --ndf 2 "
     "--batch_size 18 --holdout 6 --niter 2 --niter_decay 1 --ckpt_num 2 --amp off "
     "--num_workers 0 --gpu_ids -1 --name run"
 ).split()
@@ -204,8 +204,6 @@ FOLDERS = (
     "../data/anime",
     "--domain_B_path",
     "../data/person",
-    "--cache_dir",
-    "cache",
     "--image_size",
     "24",
 )
@@ -215,7 +213,7 @@ HERE = ("--name", "run", "--gpu_ids", "-1")
 @pytest.mark.parametrize(
     "script, flags",
     [
-        ("test", (*HERE, "--cache_dir", "cache", "--output", "out")),
+        ("test", (*HERE, "--output", "out")),
         ("gallery", ()),
         ("publish", (*HERE[:2], "--output", "out")),
         ("evaluate", ("--floors_only", *FOLDERS)),

@@ -68,7 +68,7 @@ def test_the_second_training_of_a_name_is_refused_and_the_first_undisturbed(
         code, output = server.run(cwd, *command)
         assert code == 2 and "Traceback" not in output
         line = output.strip().splitlines()[-1]
-        assert line.startswith(f"error: --name run: process {first} on ")
+        assert line.startswith("error: --name run: another process is at work in model_ckpt/run/")
         assert "wait for its end, stop it, or choose another one" in line
         COUNTS["second trainings refused"] += 1
     go_on(server, first)
@@ -89,7 +89,7 @@ def test_a_killed_training_holds_its_name_no_longer(server, root):
 
 def test_of_two_trainings_without_a_name_the_second_takes_the_next_one(server, root):
     cwd = root / "unnamed"
-    first = start_and_stop(server, cwd, "write options", 1, "train", *FLAGS)
+    first = start_and_stop(server, cwd, "write checkpoint", 1, "train", *FLAGS)
     assert not list(cwd.glob("model_ckpt/*/latest.pth"))
     code, output = server.run(cwd, "train", *FLAGS)
     assert code == 0 and "test.py --name sn_60-2" in output, output
@@ -112,7 +112,7 @@ def test_whoever_reads_a_run_that_is_being_trained_gets_a_whole_checkpoint(serve
         seen.add((state["epoch"], state["batch"]))
         reads += 1
         if reads % 20 == 1 and len(translations) < 2:
-            flags = f"--name run --gpu_ids -1 --cache_dir cache --output out{reads}".split()
+            flags = f"--name run --gpu_ids -1 --output out{reads}".split()
             translations.append(server.start(cwd, "test", *flags))
         time.sleep(0.002)
     for process in (pid, *translations):
@@ -125,11 +125,14 @@ def test_whoever_reads_a_run_that_is_being_trained_gets_a_whole_checkpoint(serve
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_second_builder_of_a_cache_waits_and_uses_it_or_takes_over(server, root, killed):
     cache, folders = root / f"cache{killed}", [root / f"builder{n}{killed}" for n in (1, 2)]
-    shared = [flag if flag != "cache" else str(cache) for flag in RUN]
-    first = start_and_stop(server, folders[0], "decode", 5, *shared)
-    second = server.start(folders[1], *shared)
+    cache.mkdir()
+    for folder in folders:
+        (folder / "data").mkdir(parents=True)
+        (folder / "data/cache").symlink_to(cache)
+    first = start_and_stop(server, folders[0], "decode", 5, *RUN)
+    second = server.start(folders[1], *RUN)
     waited = time.monotonic() + HANG
-    line = f"waiting for process {first} on "
+    line = "waiting, since another process is at work in "
     while line not in server.output(second):
         assert server.lives(second) and time.monotonic() < waited, server.output(second)
         time.sleep(0.01)
@@ -145,7 +148,7 @@ def test_the_second_builder_of_a_cache_waits_and_uses_it_or_takes_over(server, r
     assert sum(decoded) == 120, decoded
     caches = [
         {path.name: path.read_bytes() for path in folder.iterdir()}
-        for folder in (cache, root / "unbroken/cache")
+        for folder in (cache, root / "unbroken/data/cache")
     ]
     assert caches[0] == caches[1]
 
@@ -178,7 +181,7 @@ def test_a_lock_that_changes_hands_is_never_held_twice(tmp_path, monkeypatch, ca
     second, said, waited = threading.Thread(target=wait_for_it), "", time.monotonic() + HANG
     with alone_in(tmp_path, "the first"):
         second.start()
-        while "waiting for" not in said:  # said once the file is open
+        while "waiting, since" not in said:  # said once the file is open
             assert second.is_alive() and time.monotonic() < waited
             said += capsys.readouterr().err
             time.sleep(0.001)
@@ -229,13 +232,13 @@ def test_a_write_without_a_lock_removes_strays_of_its_own_target_only(tmp_path):
 def test_where_the_file_system_has_no_locks_it_is_said_and_work_goes_on(
     tmp_path, monkeypatch, capsys
 ):
-    def unsupported(*args):
+    def unsupported(*args, **kwargs):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(locks.fcntl, "flock", unsupported)
+    monkeypatch.setattr(locks.FileLock, "acquire", unsupported)
     done = False
     with alone_in(tmp_path, "--name run"):
         done = True
     line = capsys.readouterr().err
     assert done and line.count("\n") == 1
-    assert line.startswith("warning: ") and "no locks (Operation not supported)" in line
+    assert line.startswith("warning: ") and "no locks ([Errno 95] Operation not supported)" in line
