@@ -29,7 +29,7 @@ from storage.files import atomic_write
 from storage.locks import alone_in, sweep
 
 CPU = torch.device("cpu")
-CACHE_FORMAT = 2  # raise it when load_image changes what it returns, or the index what it holds
+CACHE_FORMAT = 3  # raise it when load_image changes what it returns, or the index what it holds
 
 
 # ---- one folder --------------------------------------------------------------------------------

@@ -1,20 +1,31 @@
 """One image file to pixels: decoded, turned upright, cut to a square, RGB."""
 
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 CROPS = ("center", "celeba")
 MAX_PIXELS = 64_000_000  # refused by the header: a small file can claim to unpack to gigabytes
 # Pillow goes by content, not by name; unlimited, a .png that holds EPS would start Ghostscript.
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+ORIENTATION = 0x0112  # of EXIF, and how to turn what is stored so that it is upright
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 CELEBA_SIZE = (178, 218)
 CELEBA_BOX = (25, 47, 153, 175)  # left, top, right, bottom: tight around the aligned face
 TILE = 1024  # side of what is converted at once
@@ -89,8 +100,36 @@ def open_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
             if not 0 < width * height <= MAX_PIXELS:
                 raise ValueError(f"{width}x{height} pixels, accepted are 1 to {MAX_PIXELS}")
             held.enter_context(IN_MEMORY.hold(width * height))
-            image = ImageOps.exif_transpose(image)
+            if hasattr(image, "tag_v2"):  # a TIFF turns itself, for which it would read all tags
+                image.info.pop("xmp", None)
+                image._exif = Image.Exif()
+                image._exif._loaded = True
+                image._exif[ORIENTATION] = image.tag_v2.get(ORIENTATION, 1)
+            image.load()
+            turn = UPRIGHT.get(orientation(image))
+            image = image.copy() if turn is None else image.transpose(turn)
         yield image
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none or EXIF cannot be read.
+
+    Pillow stops at some odd tags before it, which have nothing to do with it.
+    """
+    with suppress(Exception):  # struct.error, KeyError: none there, or not where it should be
+        exif = image.info["exif"].removeprefix(b"Exif\0\0")
+        order = {b"II": "<", b"MM": ">"}[exif[:2]]
+        (start,) = struct.unpack_from(f"{order}L", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+            if tag == ORIENTATION:
+                return struct.unpack_from(order + {1: "B", 3: "H", 4: "L"}[kind], exif, place + 8)[
+                    0
+                ]
+    with suppress(Exception):  # in an old PNG's text, or in XMP
+        return int(image.getexif().get(ORIENTATION, 1))
+    return 1
 
 
 def crop_box(size: tuple[int, int], crop: str) -> tuple[int, int, int, int]:
