@@ -1,5 +1,7 @@
 """One image file to pixels: decoded, turned upright, cut to a square, RGB."""
 
+import functools
+import io
 import struct
 import threading
 import warnings
@@ -7,15 +9,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 CROPS = ("center", "celeba")
 MAX_PIXELS = 64_000_000  # refused by the header: a small file can claim to unpack to gigabytes
 # Pillow goes by content, not by name; unlimited, a .png that holds EPS would start Ghostscript.
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SAME = 2  # of 255: by so little sRGB's own profiles differ from each other
+EXACT = 0x0100  # cmsFLAGS_NOOPTIMIZE: of greys its optimization makes dark ones wrong by 10
 ORIENTATION = 0x0112  # of EXIF, and how to turn what is stored so that it is upright
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -105,10 +109,24 @@ def open_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
                 image._exif = Image.Exif()
                 image._exif._loaded = True
                 image._exif[ORIENTATION] = image.tag_v2.get(ORIENTATION, 1)
+            if image.format == "PNG" and image.tile and "transparency" in image.info:
+                stored, raw_mode = image.info["transparency"], image.tile[0][3]
+                image.info["transparency"] = as_decoded(stored, raw_mode)
             image.load()
+            if is_deep(image):
+                image.info["black_and_white"] = black_and_white(image)
             turn = UPRIGHT.get(orientation(image))
             image = image.copy() if turn is None else image.transpose(turn)
         yield image
+
+
+def as_decoded(transparent: Any, raw_mode: Any) -> Any:
+    """A PNG's transparent colour, which Pillow gives as it is stored, as it decodes pixels."""
+    if raw_mode in ("L;2", "L;4"):
+        return transparent * {"L;2": 85, "L;4": 17}[raw_mode]
+    if raw_mode == "RGB;16B":
+        return tuple(value >> 8 for value in transparent)
+    return transparent
 
 
 def orientation(image: Image.Image) -> int:
@@ -124,9 +142,8 @@ def orientation(image: Image.Image) -> int:
         for place in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(f"{order}HH", exif, place)
             if tag == ORIENTATION:
-                return struct.unpack_from(order + {1: "B", 3: "H", 4: "L"}[kind], exif, place + 8)[
-                    0
-                ]
+                whole = {1: "B", 3: "H", 4: "L"}[kind]
+                return struct.unpack_from(order + whole, exif, place + 8)[0]
     with suppress(Exception):  # in an old PNG's text, or in XMP
         return int(image.getexif().get(ORIENTATION, 1))
     return 1
@@ -165,30 +182,89 @@ def cut_square(image: Image.Image, box: tuple[int, int, int, int], image_size: i
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB: transparency on white, more than 8 bits scaled and not clipped."""
-    if image.mode == "F" or image.mode.startswith("I"):
+    """Any Pillow mode to sRGB by its colour profile: transparency on white, deep numbers scaled."""
+    profile = image.info.get("icc_profile")
+    if is_deep(image):
         image = to_grey(image)
+    kind = {"1": "L", "LA": "L", "La": "L"}.get(image.mode, image.mode)
+    alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        alpha = image.getchannel("A")
+    way = way_to_srgb(profile, kind) if isinstance(profile, bytes) else None
+    image = way.apply(image.convert(way.input_mode)) if way else image.convert("RGB")
+    if alpha:
+        image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+    image.info = {}
+    return image
+
+
+@functools.lru_cache(maxsize=8)
+def way_to_srgb(profile: bytes, kind: str) -> ImageCms.ImageCmsTransform | None:
+    """From the colours of a profile to sRGB's; None if these are equal or it cannot be obeyed.
+
+    kind: the image's mode without transparency. Grey images may have a profile of colours.
+    """
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
+        if "CMYK" in (mode, kind) and mode != kind or mode == "L" != kind:
+            return None
+        srgb = ImageCms.createProfile("sRGB")
+        flags: Any = EXACT if mode == "L" else 0  # Pillow 10.1 has no names for them
+        way = ImageCms.buildTransform(source, srgb, mode, "RGB", flags=flags)
+        if mode != "CMYK":
+            steps = np.mgrid[0:256:15, 0:256:15, 0:256:15].reshape(3, -1).T.astype(np.uint8)
+            probe = Image.fromarray(steps[None]).convert(mode)
+            before, after = (np.asarray(i, int) for i in (probe.convert("RGB"), way.apply(probe)))
+            if np.abs(before - after).max() <= SAME:
+                return None
+        return way
+    except Exception:  # PyCMSError, OSError, KeyError; ImportError where Pillow lacks LittleCMS
+        return None
+
+
+# ---- numbers of more than eight bits -----------------------------------------------------------
+
+
+def is_deep(image: Image.Image) -> bool:
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def black_and_white(image: Image.Image) -> tuple[float, float]:
+    """The numbers that stand for black and white in a deep image.
+
+    Integers are of 16 bits where the file does not say otherwise. Floats have no fixed white: the
+    first usual one that all but a few fit, which may be highlights or single wrong pixels.
+    """
+    tags = getattr(image, "tag_v2", {})  # of TIFF: bits, and whether it begins with white
+    if image.mode.startswith("I;16"):
+        white = 2.0 ** tags.get(258, (16,))[0] - 1
+    else:
+        size = min(image.width, TILE), min(image.height, TILE)
+        values = np.asarray(image.resize(size, Image.Resampling.NEAREST), np.float64)
+        lit = values[np.isfinite(values) & (values > 0)]
+        most = np.percentile(lit, 95) if lit.size else 0.0
+        usual = ((4, 1.0), (400, 255.0), (100_000, 65535.0))[-1 if image.mode == "I" else 0 :]
+        fitting = (white for limit, white in usual if most <= limit)
+        white = next(fitting, 0) or lit[lit <= 2 * most].max()
+    return (white, 0.0) if tags.get(262) == 0 else (0.0, white)
 
 
 def to_grey(image: Image.Image) -> Image.Image:
-    """Numbers of more than 8 bits to 8, by tiles: as arrays they take four times the image."""
+    """A deep image to L, or LA where one number is transparent.
 
-    def tiles() -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-        width, height = image.size
-        for top, left in product(range(0, height, TILE), range(0, width, TILE)):
-            tile = image.crop((left, top, min(left + TILE, width), min(top + TILE, height)))
-            values = np.asarray(tile, np.float32)
-            yield (left, top), np.nan_to_num(values, posinf=0.0, neginf=0.0).clip(0.0)
-
-    most = max(values.max() for _, values in tiles())
-    # Integers are 16-bit images. Floats have no fixed white: the first usual one that fits.
-    whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    white = next((white for white in whites if most <= white), most)
-    grey = Image.new("L", image.size)
-    for place, values in tiles():
-        grey.paste(Image.fromarray((values / white * 255.0).round().astype(np.uint8)), place)
+    By tiles: as arrays they take four times the image.
+    """
+    black, white = image.info.get("black_and_white") or black_and_white(image)
+    transparent = image.info.get("transparency")
+    grey = Image.new("L" if transparent is None else "LA", image.size)
+    for top, left in product(range(0, image.height, TILE), range(0, image.width, TILE)):
+        box = left, top, min(left + TILE, image.width), min(top + TILE, image.height)
+        values = np.asarray(image.crop(box), np.float32)
+        shares = np.nan_to_num((values - black) / (white - black)).clip(0, 1)
+        pixels = (shares * 255).round().astype(np.uint8)
+        if transparent is not None:
+            pixels = np.dstack([pixels, np.where(values == transparent, 0, 255).astype(np.uint8)])
+        grey.paste(Image.fromarray(pixels), box)
     return grey
