@@ -134,19 +134,25 @@ def orientation(image: Image.Image) -> int:
 
     Pillow stops at some odd tags before it, which have nothing to do with it.
     """
-    with suppress(Exception):  # struct.error, KeyError: none there, or not where it should be
-        exif = image.info["exif"].removeprefix(b"Exif\0\0")
-        order = {b"II": "<", b"MM": ">"}[exif[:2]]
-        (start,) = struct.unpack_from(f"{order}L", exif, 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, start)
+    found = exif_orientation(image.info.get("exif"))
+    with suppress(Exception):  # in an old PNG's text, or in XMP
+        return found or int(image.getexif().get(ORIENTATION, 1))
+    return 1
+
+
+def exif_orientation(exif: bytes | None) -> int | None:
+    """The orientation that stands in EXIF, None if there is none or not where it should be."""
+    with suppress(Exception):  # struct.error, KeyError, AttributeError
+        content = exif.removeprefix(b"Exif\0\0")  # type: ignore[union-attr]
+        order = {b"II": "<", b"MM": ">"}[content[:2]]
+        (start,) = struct.unpack_from(f"{order}L", content, 4)
+        (count,) = struct.unpack_from(f"{order}H", content, start)
         for place in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+            tag, kind = struct.unpack_from(f"{order}HH", content, place)
             if tag == ORIENTATION:
                 whole = {1: "B", 3: "H", 4: "L"}[kind]
-                return struct.unpack_from(order + whole, exif, place + 8)[0]
-    with suppress(Exception):  # in an old PNG's text, or in XMP
-        return int(image.getexif().get(ORIENTATION, 1))
-    return 1
+                return struct.unpack_from(order + whole, content, place + 8)[0]
+    return None
 
 
 def crop_box(size: tuple[int, int], crop: str) -> tuple[int, int, int, int]:
@@ -183,6 +189,12 @@ def cut_square(image: Image.Image, box: tuple[int, int, int, int], image_size: i
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to sRGB by its colour profile: transparency on white, deep numbers scaled."""
+    rgb, alpha = to_rgb_and_alpha(image)
+    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha) if alpha else rgb
+
+
+def to_rgb_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Any Pillow mode to sRGB by its colour profile; its opacity (mode L), None if it is whole."""
     profile = image.info.get("icc_profile")
     if is_deep(image):
         image = to_grey(image)
@@ -193,10 +205,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         alpha = image.getchannel("A")
     way = way_to_srgb(profile, kind) if isinstance(profile, bytes) else None
     image = way.apply(image.convert(way.input_mode)) if way else image.convert("RGB")
-    if alpha:
-        image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
     image.info = {}
-    return image
+    return image, alpha
 
 
 @functools.lru_cache(maxsize=8)
@@ -221,6 +231,15 @@ def way_to_srgb(profile: bytes, kind: str) -> ImageCms.ImageCmsTransform | None:
                 return None
         return way
     except Exception:  # PyCMSError, OSError, KeyError; ImportError where Pillow lacks LittleCMS
+        return None
+
+
+def way_from_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
+    """From sRGB to the colours of a profile of RGB images, None if it cannot be gone."""
+    try:
+        target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.buildTransform(ImageCms.createProfile("sRGB"), target, "RGB", "RGB")
+    except Exception:  # as above
         return None
 
 

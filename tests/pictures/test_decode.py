@@ -121,13 +121,16 @@ def xyz(*values: float) -> bytes:
     return b"XYZ " + bytes(4) + struct.pack(">3l", *(round(value * 65536) for value in values))
 
 
-# sRGB's colours, stored with another curve; and a grey one of gamma 1, as of linear light.
-PRIMARIES = {"rXYZ": (0.4361, 0.2225, 0.0139), "gXYZ": (0.3851, 0.7169, 0.0971)}
-PRIMARIES["bXYZ"] = 0.1431, 0.0606, 0.7139
-LINEAR = profile(
-    b"RGB ",
-    **{name: xyz(*values) for name, values in PRIMARIES.items()},
-    **{f"{c}TRC": curve(1.0) for c in "rgb"},
+def of_colours(gamma: float, **primaries: tuple[float, float, float]) -> bytes:
+    curves = {f"{c}TRC": curve(gamma) for c in "rgb"}
+    return profile(b"RGB ", **{k: xyz(*v) for k, v in primaries.items()}, **curves)
+
+
+# sRGB's colours, stored with another curve; Adobe RGB's; and grey of gamma 1, as of linear light.
+BLUE = {"bXYZ": (0.1431, 0.0606, 0.7139)}
+LINEAR = of_colours(1.0, rXYZ=(0.4361, 0.2225, 0.0139), gXYZ=(0.3851, 0.7169, 0.0971), **BLUE)
+WIDE = of_colours(
+    2.2, rXYZ=(0.6097, 0.3111, 0.0195), gXYZ=(0.2053, 0.6257, 0.0609), bXYZ=(0.1492, 0.0632, 0.7446)
 )
 GREY_LINEAR = profile(b"GRAY", kTRC=curve(1.0))
 
