@@ -17,7 +17,17 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 CROPS = ("center", "celeba")
 MAX_PIXELS = 64_000_000  # refused by the header: a small file can claim to unpack to gigabytes
 # Pillow goes by content, not by name; unlimited, a .png that holds EPS would start Ghostscript.
-PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Of the others here it reads no pixels, or only on Windows.
+NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "IPTC", "MPEG"}
+# Tried first, and told by their first bytes where a name does not tell its type.
+COMMON = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF")
+Image.init()
+IMAGE_TYPES = {  # Pillow's type by the suffix, such as ".jpg"
+    suffix: "JPEG" if kind == "MPO" else kind  # which JPEG's reader opens
+    for suffix, kind in sorted(Image.EXTENSION.items())
+    if kind in {*Image.OPEN, "MPO"} - NOT_READ
+}
+PILLOW_FORMATS = sorted(dict.fromkeys(IMAGE_TYPES.values()), key=lambda kind: kind not in COMMON)
 SAME = 2  # of 255: by so little sRGB's own profiles differ from each other
 EXACT = 0x0100  # cmsFLAGS_NOOPTIMIZE: of greys its optimization makes dark ones wrong by 10
 ORIENTATION = 0x0112  # of EXIF, and how to turn what is stored so that it is upright
@@ -36,6 +46,7 @@ TILE = 1024  # side of what is converted at once
 CHUNK = 256  # images decoded ahead of the writer: bounds the memory of a build
 # Pillow warns of odd metadata and large sizes; a file that cannot be read gets one line from us.
 warnings.filterwarnings("ignore", module="PIL")
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # it refuses twice as many, also inside of an icon
 # Blocks of over 32 MB are given back by malloc; of Pillow's own 16 MB each thread keeps hundreds.
 Image.core.set_block_size(64 << 20)
 
@@ -63,6 +74,12 @@ def load_image(path: Path, image_size: int, crop: str = "center") -> np.ndarray:
     """
     with open_image(path) as image:
         return cut_square(image, crop_box(image.size, crop), image_size)
+
+
+def begins_like_a_picture(start: bytes) -> bool:
+    """Whether a file of these first 16 bytes is a picture of a common type."""
+    accepts = (Image.OPEN[kind][1] for kind in COMMON if kind in PILLOW_FORMATS)
+    return any(accept and accept(start) is True for accept in accepts)
 
 
 class PixelsInMemory:
@@ -100,10 +117,7 @@ def open_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
         raise UnreadableImage("it is no regular file")  # a pipe or a device may never end
     with ExitStack() as held:
         with unreadable_if_it_fails(), Image.open(file, formats=PILLOW_FORMATS) as image:
-            width, height = image.size
-            if not 0 < width * height <= MAX_PIXELS:
-                raise ValueError(f"{width}x{height} pixels, accepted are 1 to {MAX_PIXELS}")
-            held.enter_context(IN_MEMORY.hold(width * height))
+            held.enter_context(IN_MEMORY.hold(pixels_of(image)))
             if hasattr(image, "tag_v2"):  # a TIFF turns itself, for which it would read all tags
                 image.info.pop("xmp", None)
                 image._exif = Image.Exif()
@@ -113,11 +127,20 @@ def open_image(file: Path | BinaryIO) -> Iterator[Image.Image]:
                 stored, raw_mode = image.info["transparency"], image.tile[0][3]
                 image.info["transparency"] = as_decoded(stored, raw_mode)
             image.load()
+            pixels_of(image)  # an icon may hold another size than it said
             if is_deep(image):
                 image.info["black_and_white"] = black_and_white(image)
             turn = UPRIGHT.get(orientation(image))
             image = image.copy() if turn is None else image.transpose(turn)
         yield image
+
+
+def pixels_of(image: Image.Image) -> int:
+    """Width times height. Raises ValueError if there are none or too many."""
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels, accepted are 1 to {MAX_PIXELS}")
+    return width * height
 
 
 def as_decoded(transparent: Any, raw_mode: Any) -> Any:

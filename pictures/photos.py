@@ -242,7 +242,8 @@ def what_to_keep(
     Returns options to save it with, how a face gets the stored colours, and how the photograph
     gets its stored turn. Where its profile is kept, the photograph forgets it.
     """
-    kept, to_stored, turn = {}, None, None
+    kept: dict[str, bytes] = {}
+    to_stored = turn = None
     if kind == "BMP":
         return kept, to_stored, turn
     profile, exif = photo.info.get("icc_profile"), photo.info.get("exif")

@@ -8,18 +8,21 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from common.errors import UserError
 from pictures.decode import unreadable_if_it_fails
-from pictures.folders import IMAGE_TYPES, find_images_or_explain
+from pictures.folders import find_images_or_explain, is_picture, kinds_of, tell_passed_over
 
 # A small archive can claim to unpack to terabytes. Photographs hardly shrink in one.
 MAX_FILE_BYTES = 256 * 2**20
 MAX_UNPACKED = 100  # times the archive's own size, for what unpacks to over ...
 HARMLESS_BYTES = 2**30
+HIDDEN = re.compile(r"\.(?!\.?(?:\\|$))")  # but for . and .. of archives that part by backslashes
 
 
 class PictureSource:
@@ -45,12 +48,16 @@ class PictureSource:
                 f"{flag} {self.path}: neither a folder nor a zip archive that can be read "
                 f"({error}); unpack other archives first"
             ) from error
-        self.names = sorted(filter(is_visible_image, self.members))
+        visible = sorted(filter(is_visible, self.members))
+        self.names = [name for name in visible if is_picture(name, partial(self.start, name))]
+        others = sorted({*visible} - {*self.names})
         if not self.names:
             raise UserError(
-                f"{flag} {self.path}: no images in this archive, {len(self.members)} "
-                f"other files (looked for {', '.join(IMAGE_TYPES)})"
+                f"{flag} {self.path}: no images in this archive, {len(others)} other files "
+                f"({kinds_of(others) or 'it is empty'}); looked for JPEG, PNG and all other types "
+                "that Pillow reads"
             )
+        tell_passed_over(self.path, others)
         unpacked = sum(self.members[name].file_size for name in self.names)
         if unpacked > max(HARMLESS_BYTES, MAX_UNPACKED * self.path.stat().st_size):
             raise UserError(
@@ -65,6 +72,15 @@ class PictureSource:
             return self.path / name
         with unreadable_if_it_fails():
             return io.BytesIO(self.unpacked(name))
+
+    def start(self, name: str) -> bytes:
+        """The first bytes of a file of the archive, none if it cannot be read."""
+        assert self.archive
+        try:
+            with self.archive.open(self.members[name]) as file:
+                return file.read(16)
+        except Exception:  # as above
+            return b""
 
     def unpacked(self, name: str) -> bytes:
         """What a file of the archive holds. ValueError if that is too much."""
@@ -108,11 +124,10 @@ class PictureSource:
 
 
 def is_visible(name: str) -> bool:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    hidden = any(part.startswith(".") and part != ".." for part in parts)
-    return not hidden and "__MACOSX" not in parts
+    """Whether a name of an archive is of a file that is not hidden, as folders.walk_files has it.
 
-
-def is_visible_image(name: str) -> bool:
-    named = is_visible(name) and not name.endswith("/")  # which folders do
-    return named and PurePosixPath(name).suffix[1:].lower() in IMAGE_TYPES
+    Only a slash parts folders: a backslash may be half a character of a Japanese name.
+    """
+    parts = PurePosixPath(name).parts
+    hidden = any(HIDDEN.match(part) for part in parts)
+    return not (hidden or "__MACOSX" in parts or name.endswith("/"))  # as folders do

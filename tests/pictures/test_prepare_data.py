@@ -162,6 +162,22 @@ def test_names_in_an_archive_lead_nowhere_else(prepare, tmp_path):
     }
 
 
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_pictures_of_any_suffix_are_taken_and_one_line_says_what_is_passed_over(
+    prepare, tmp_path, form
+):
+    Path("in").mkdir()
+    for number, suffix in enumerate((".jpg", ".jfif", ".jpe", ".jpg_large", "", ".tga")):
+        noise(number).save(f"in/{number}{suffix}", "TGA" if suffix == ".tga" else "JPEG")
+    for name in ("x.heic", "y.heic", "notes.txt", ".hidden"):
+        Path("in", name).write_text("no picture")
+    source = "in" if form == "folder" else zipped(tmp_path / "in", tmp_path / "in.zip")
+    done = prepare(source, "out")
+    assert done.code == 0 and "6 pictures of 6 files" in done.out
+    line = f"{source}: passed over what is no picture that Pillow reads: 2 .heic, 1 .txt"
+    assert done.err.splitlines().count(line) == 1
+
+
 def test_archives_that_unpack_to_absurd_sizes_are_refused(prepare, monkeypatch):
     Image.new("RGB", (2000, 2000)).save("flat.bmp")
     with zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
