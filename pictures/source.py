@@ -10,6 +10,7 @@ import json
 import os
 import re
 import zipfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -23,6 +24,12 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_UNPACKED = 100  # times the archive's own size, for what unpacks to over ...
 HARMLESS_BYTES = 2**30
 HIDDEN = re.compile(r"\.(?!\.?(?:\\|$))")  # but for . and .. of archives that part by backslashes
+
+IN_UTF_8 = 0x800  # a zip's flag
+# Kana, kanji, hanzi and their signs, but no half kana, as which Chinese text of GBK can be read.
+EAST_ASIAN = re.compile("[\0-\x7f\u2015-\u266f\u3000-\u30ff\u4e00-\u9fff\uff00-\uff5e]*")
+# Names of which each has single accents between letters.
+WESTERN = re.compile(rb"(?:[\0-\x7f]*[A-Za-z][\x80-\xa5](?=[a-z]))+[\0-\x7f]*")
 
 
 class PictureSource:
@@ -42,7 +49,7 @@ class PictureSource:
             return
         try:
             self.archive = zipfile.ZipFile(self.path)
-            self.members = {info.filename: info for info in self.archive.infolist()}
+            self.members = members_by_name(self.archive)
         except Exception as error:  # hostile archives: struct.error, EOFError and others
             raise UserError(
                 f"{flag} {self.path}: neither a folder nor a zip archive that can be read "
@@ -121,6 +128,31 @@ class PictureSource:
         here = self.path.absolute()
         above = [here, here.parent, here.parent.parent]
         return [folder / name for folder in above for name in (".", "Anno", "Eval")]
+
+
+def members_by_name(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files of an archive, by their names in the encoding of whoever made it.
+
+    Archives of most Windows systems do not say which that is, and zipfile takes it for cp437. Where
+    none fits, the names stay as they are then.
+    """
+    # Not info.filename, in which zipfile on Windows takes half a character for a backslash.
+    names = {info: info.orig_filename.partition("\0")[0] for info in archive.infolist()}
+    for info, name in names.items():
+        if info.filename not in (name, name.replace(os.sep, "/")):  # told by the archive elsewhere
+            names[info] = info.filename
+    unsure = [i for i, name in names.items() if not (i.flag_bits & IN_UTF_8 or name.isascii())]
+    with suppress(UnicodeEncodeError):
+        raw = [names[info].encode("cp437") for info in unsure]
+        for encoding in ("utf-8", "cp932", "gb18030"):
+            with suppress(UnicodeDecodeError):
+                texts = [name.decode(encoding) for name in raw]
+                together, bytes_together = "".join(texts), b"/".join(raw)
+                likely = EAST_ASIAN.fullmatch(together) and not WESTERN.fullmatch(bytes_together)
+                if (encoding == "utf-8" or likely) and len({*texts}) == len(texts):
+                    names.update(zip(unsure, texts, strict=True))
+                    break
+    return {name: info for info, name in names.items()}
 
 
 def is_visible(name: str) -> bool:

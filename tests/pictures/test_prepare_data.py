@@ -178,6 +178,61 @@ def test_pictures_of_any_suffix_are_taken_and_one_line_says_what_is_passed_over(
     assert done.err.splitlines().count(line) == 1
 
 
+def with_names(archive, names):
+    """A zip of pictures by names in bytes, as programs write it that do not tell the encoding."""
+
+    class Silent(zipfile.ZipInfo):
+        def _encodeFilenameFlags(self):
+            return self.filename.encode("latin-1"), self.flag_bits
+
+    with zipfile.ZipFile(archive, "w") as file:
+        for number, name in enumerate(names):
+            noise(number, 64, 64).save("one.png")
+            file.writestr(Silent(name.decode("latin-1")), Path("one.png").read_bytes())
+
+
+JAPANESE = "表.png 十.png ソ/能.png 顔.png img_予.PNG 暴.jfif 構.jpg_large 貼".split()
+
+
+@pytest.mark.parametrize(
+    "encoding, names",
+    [
+        ("cp932", JAPANESE),
+        ("cp932", ["ソ.png"]),
+        ("utf-8", JAPANESE),
+        ("utf-8", ["é.png", "Schön.png"]),
+        ("gbk", ["动漫/头像.png", "俓.png", "真人.png"]),
+        ("cp437", ["Schön.png", "été.png", "Mädchen.png"]),
+    ],
+)
+def test_names_of_an_archive_are_read_in_the_encoding_of_whoever_made_it(prepare, encoding, names):
+    with_names("x.zip", [name.encode(encoding) for name in names])
+    assert prepare("x.zip", "out").code == 0
+    assert sorted(report_of("out")["pictures"]) == sorted(names)
+    assert len(os.listdir("out")) == len(names) + 1
+
+
+@pytest.mark.parametrize("encoding", ["big5", "cp949", "koi8-r", "cp850", "latin-1"])
+def test_every_picture_is_found_whatever_the_encoding_of_its_name_is(prepare, encoding):
+    texts = {"big5": "功許蓋", "cp949": "한국뷁", "koi8-r": "фот", "cp850": "äöü"}
+    texts["latin-1"] = "éàÿ"
+    names = [f"{c}{d}.png".encode(encoding) for c in texts[encoding] for d in ("", "\\", "a")]
+    with_names("x.zip", names)
+    assert prepare("x.zip", "out").code == 0
+    assert len(report_of("out")["pictures"]) == len(names)
+
+
+def test_the_archive_of_the_collection_gives_up_all_its_pictures(prepare):
+    archive = ROOT.parent / "shared/cases/cp932_names.zip"
+    if not archive.exists():
+        pytest.skip(f"{archive} is not here")
+    assert "of 4 files" in prepare(archive, "out").out
+    report = report_of("out")
+    assert sorted({*report["pictures"], *report["left_out"]}) == sorted(
+        "表十ソ顔"[i] + ".png" for i in range(4)
+    )
+
+
 def test_archives_that_unpack_to_absurd_sizes_are_refused(prepare, monkeypatch):
     Image.new("RGB", (2000, 2000)).save("flat.bmp")
     with zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
