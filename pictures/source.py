@@ -6,7 +6,6 @@ Nothing of an archive is ever unpacked to the disk under a name of its own, so n
 
 import hashlib
 import io
-import json
 import os
 import re
 import zipfile
@@ -97,13 +96,18 @@ class PictureSource:
             raise ValueError(f"unpacks to over {MAX_FILE_BYTES / 2**20:.0f} MB")
         return self.archive.read(member)  # never more than it claimed
 
-    def fingerprint(self) -> str:
-        """Tells whether it still holds the same names and sizes."""
-        if self.archive is None:
-            sizes = [os.stat(f"{self.path}/{name}").st_size for name in self.names]
-        else:
-            sizes = [self.members[name].file_size for name in self.names]
-        return hashlib.sha256(json.dumps([self.names, sizes]).encode()).hexdigest()[:16]
+    def digest(self, name: str) -> str:
+        """Tells what a file holds from what it held; empty if it cannot be read."""
+        if self.archive:
+            return f"{self.members[name].CRC:08x}-{self.members[name].file_size}"
+        digest = hashlib.sha256()
+        try:
+            with open(self.path / name, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError:
+            return ""
+        return digest.hexdigest()[:16]
 
     def find_table(self, names: tuple[str, ...]) -> tuple[str, str] | None:
         """Place and text of the first file of these names in the source or beside it, else None.

@@ -1,5 +1,6 @@
 """prepare_data.py: which pictures it makes of folders and archives, and how it goes on."""
 
+import io
 import json
 import os
 import re
@@ -328,6 +329,47 @@ def test_pictures_that_were_damaged_are_made_again(prepare, tmp_path):
     Path("out/same.png").unlink()
     noise(1, 32, 32).save("out/grey.png")
     assert prepare("in", "out").code == 0 and files_of("out") == before
+
+
+def same_size(seed):
+    """A picture's file whose size does not depend on what it shows."""
+    file = io.BytesIO()
+    noise(seed, 64, 64).save(file, "BMP")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_file_replaced_by_one_of_equal_name_size_and_date_gives_its_new_picture(
+    prepare, tmp_path, form
+):
+    contents = {"a.bmp": same_size(0), "b.bmp": same_size(1), "c.bmp": same_size(1)}
+
+    def source():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        for name, content in contents.items():
+            (tmp_path / "in" / name).write_bytes(content)
+            os.utime(tmp_path / "in" / name, (10**9, 10**9))
+        return "in" if form == "folder" else zipped(tmp_path / "in", tmp_path / "in.zip")
+
+    def made():
+        pixels = {file.name: np.array(Image.open(file)) for file in Path("out").glob("*.png")}
+        for name, file in pixels.items():
+            right = load_image(tmp_path / "in" / name.replace("png", "bmp"), 64)
+            assert (file == right).all(), name
+        return sorted(pixels)
+
+    assert prepare(source(), "out").code == 0 and made() == ["a.png", "b.png"]
+    contents["a.bmp"] = same_size(2)
+    done = prepare(source(), "out")
+    assert done.code == 0 and "goes on after 1 files" in done.err
+    assert made() == ["a.png", "b.png"]
+    contents["b.bmp"], contents["a.bmp"] = same_size(3), b"no picture".ljust(len(same_size(0)))
+    assert prepare(source(), "out").code == 0 and made() == ["b.png", "c.png"]
+    assert {name: why[0][:10] for name, why in report_of("out")["left_out"].items()} == {
+        "a.bmp": "unreadable"
+    }
+    before = files_of("out")
+    assert prepare(source(), "out").code == 0 and files_of("out") == before
 
 
 def test_other_options_or_other_files_are_refused_and_nothing_changes(prepare, tmp_path):
