@@ -120,6 +120,16 @@ def find_images_or_explain(folder: Path, flag: str) -> list[str]:
     )
 
 
+def first_of(names: list[str], count: int, where: Path | str) -> list[str]:
+    """The first `count` names, in sorted order as they are; one line where that leaves any out."""
+    if left_out := len(names[count:]):
+        say(
+            f"{where}: --dataset_size {count} takes the first of {len(names)} pictures in sorted "
+            f"order, up to {names[count - 1]!r}; {left_out} are left out"
+        )
+    return names[:count]
+
+
 def check_domains(path_A: Path, path_B: Path) -> None:
     """Raise UserError if the two domains are one folder, or one lies inside the other."""
 

@@ -320,6 +320,18 @@ def test_array_holds_the_images_in_sorted_order_read_only(tmp_path):
     assert load(folder, tmp_path / "cache", dataset_size=3).paths == array.paths[:3]
 
 
+def test_dataset_size_says_how_many_pictures_it_leaves_out_and_which(tmp_path, capsys):
+    folder = make_folder(tmp_path / "a", 5)
+    for _ in range(2):  # also from the cache
+        assert len(load(folder, tmp_path / "cache", dataset_size=3).images) == 3
+        assert (
+            f"{folder}: --dataset_size 3 takes the first of 5 pictures in sorted order, up to "
+            "'002.png'; 2 are left out"
+        ) in capsys.readouterr().err.splitlines()
+    load(folder, tmp_path / "cache", dataset_size=5)
+    assert "dataset_size" not in capsys.readouterr().err
+
+
 def test_second_load_decodes_nothing(tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "a", 3)
     first = load(folder, tmp_path / "cache")
