@@ -24,7 +24,7 @@ from tqdm import tqdm
 from common.errors import UserError, say
 from common.tensors import derived_generator, to_float, upload
 from pictures.decode import CHUNK, UnreadableImage, load_image
-from pictures.folders import find_images_or_explain
+from pictures.folders import find_images_or_explain, first_of
 from storage.files import atomic_write
 from storage.locks import alone_in, sweep
 
@@ -71,6 +71,7 @@ def load_folder(
 ) -> ImageArray:
     """Memory-map the first `dataset_size` images of a folder, decoding them if it is not done yet.
 
+    A line says how many of which order are left out.
     The cache is `<folder>_<key>.u8`, the frames one after the other, and `.json`, written last.
     Its key covers the files' paths below the folder, sizes, times and places on the disk: another
     folder, or a changed one, gets a new cache, but one that was only moved keeps its own.
@@ -78,7 +79,7 @@ def load_folder(
     Raises UserError: folder missing, a file, unlistable, without images, or none readable.
     """
     folder = Path(folder)
-    names = find_images_or_explain(folder, flag)[:dataset_size]
+    names = first_of(find_images_or_explain(folder, flag), dataset_size, folder)
     stats = [_state_of(f"{folder}/{name}") for name in names]
     key = json.dumps([CACHE_FORMAT, image_size, crop, names, stats]).encode()
     stem = f"{folder.resolve().name[:40]}_{hashlib.sha256(key).hexdigest()[:16]}"

@@ -34,7 +34,7 @@ from demo.make import load_pairs, make_demo
 from demo.truth import hair_agreement
 from interop.generators import bundled, check_model, find_generators, load_generators
 from interop.layouts import Found
-from pictures.folders import check_domains
+from pictures.folders import check_domains, first_of
 from pictures.grids import save_grid
 from pictures.photos import translate_files
 from pictures.splits import refuse_swapped, split, tell_if_changed
@@ -99,7 +99,9 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
                 found.held_out.get(key),
                 f"--{key} {folders[domain]}",
             )
-            images[domain] = loaded.images[indices[: opt.dataset_size]]
+            names = [loaded.paths[i] for i in indices]
+            taken = first_of(names, opt.dataset_size, f"{folders[domain]}, held out")
+            images[domain] = loaded.images[indices[: len(taken)]]
             tell_if_changed(
                 folders[domain],
                 now[key],

@@ -26,7 +26,7 @@ from evaluation.report import DIRECTIONS, FEWEST_FOR_COLLAPSE, save_cases, table
 from interop.generators import check_model, find_generators, load_generators
 from interop.layouts import Found
 from parsers import add_data_options, add_model_options
-from pictures.folders import check_domains, find_images
+from pictures.folders import check_domains, find_images, first_of
 from pictures.splits import split, tell_if_changed
 from storage.files import atomic_write, refuse_unwritable
 from translation_model import TranslationModel
@@ -253,11 +253,12 @@ def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dic
                 opt, key, folder, opt.dataset_size, trained.image_size, trained.crop
             )
         elif own_set:
-            held = held[: opt.dataset_size]
+            held_names = [own_set.paths[i] for i in held]
+            held_names = first_of(held_names, opt.dataset_size, f"{own}, held out")
             images[domain] = {
-                "test": floats(own_set.images[held]),
+                "test": floats(own_set.images[held[: len(held_names)]]),
                 "split": f"held out of {own}",
-                "names": [own_set.paths[i] for i in held],
+                "names": held_names,
                 "train": None,
             }
         else:

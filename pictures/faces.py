@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from common.errors import UserError, one_line_errors
+from common.errors import UserError, one_line_errors, say
 from common.options import make_parser, number, whole
 from pictures.decode import (
     UnreadableImage,
@@ -185,6 +185,8 @@ def measure(folder: Path, count: int, cascade: str | None = None) -> dict[str, n
     Pictures that cannot be read are left out, with a line each. Raises UserError.
     """
     names = find_images_or_explain(folder, "FOLDER")
+    if len(names) > count:
+        say(f"{folder}: --dataset_size {count} looks at so many of {len(names)}, evenly spaced")
     names = [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)]
     detector = FaceDetector(cascade, margin=1.0)
     margins, rises, read = [], [], 0

@@ -1,13 +1,20 @@
 """The image files below a folder."""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
 
-from common.errors import UserError
+from common.errors import UserError, say
+from pictures.decode import IMAGE_TYPES, begins_like_a_picture
 
-IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
+# Twitter's .jpg_large, .png!w800 of servers that resize, and wget's .1 of the second x.jpg
+ODD_SUFFIX = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|avif|gif|tiff?)[^.~]+|\.\d+")
+NO_PICTURES = ("report.json", "attributes.csv")  # written by prepare_data.py beside the pictures
+MOST_KINDS = 8  # that are counted in a line
 
 
 def walk_files(folder: Path) -> Iterator[str]:
@@ -36,26 +43,68 @@ def walk_files(folder: Path) -> Iterator[str]:
         yield from (prefix + name for name in names if visible(name))
 
 
-def find_images(folder: Path) -> list[str]:
-    """The image files below `folder`, by extension: sorted posix relative paths.
+def is_picture(name: str, start: Callable[[], bytes]) -> bool:
+    """By the suffix of a name; where that tells nothing, by the file's first 16 bytes."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in IMAGE_TYPES or suffix and not ODD_SUFFIX.fullmatch(suffix):
+        return suffix in IMAGE_TYPES
+    return begins_like_a_picture(start())
+
+
+def look_through(folder: Path) -> tuple[list[str], list[str]]:
+    """The image files below `folder`, and the other files: sorted posix relative paths.
 
     Raises OSError if a folder cannot be listed.
     """
-    endings = tuple(f".{kind}" for kind in IMAGE_TYPES)
-    named = (name for name in walk_files(folder) if name.lower().endswith(endings))
-    # isfile: a broken link cannot be opened, and opening a named pipe would wait for ever.
-    return sorted(name for name in named if os.path.isfile(f"{folder}/{name}"))
+
+    def start(path: str) -> bytes:
+        with suppress(OSError):
+            # isfile: a broken link cannot be opened, and opening a named pipe would wait for ever.
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    return file.read(16)
+        return b""
+
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for name in walk_files(folder):
+        path = f"{folder}/{name}"
+        found[is_picture(name, partial(start, path)) and os.path.isfile(path)].append(name)
+    return sorted(found[True]), sorted(found[False])
+
+
+def find_images(folder: Path) -> list[str]:
+    """The image files below `folder`: sorted posix relative paths. Raises OSError."""
+    return look_through(folder)[0]
+
+
+def tell_passed_over(where: Path, others: list[str]) -> None:
+    """One line on the files that are no pictures, but for those that prepare_data.py writes."""
+    others = [name for name in others if PurePosixPath(name).name not in NO_PICTURES]
+    if others:
+        say(f"{where}: passed over what is no picture that Pillow reads: {kinds_of(others)}")
+
+
+def kinds_of(names: list[str]) -> str:
+    """How many files there are of which suffix."""
+    kinds = Counter(PurePosixPath(name).suffix.lower() or "without type" for name in names)
+    most = [f"{number} {suffix}" for suffix, number in kinds.most_common(MOST_KINDS)]
+    rest = len(names) - sum(number for _, number in kinds.most_common(MOST_KINDS))
+    return ", ".join(most + [f"{rest} others"] * (rest > 0))
 
 
 def find_images_or_explain(folder: Path, flag: str) -> list[str]:
-    """`find_images`, with a UserError that names `flag` if there is nothing to train on."""
+    """`find_images`, and a line on what was passed over.
+
+    Raises UserError that names `flag` if there is nothing to train on.
+    """
     remedy = f"set {flag} to one"
     try:
-        if images := find_images(folder):
+        images, others = look_through(folder)
+        if images:
+            tell_passed_over(folder, others)
             return images
-        others = Counter(Path(name).suffix or "without type" for name in walk_files(folder))
-        kinds = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
-        found = f"no images there, {others.total()} other files ({kinds or 'it is empty'})"
+        kinds = kinds_of(others) or "it is empty"
+        found = f"no images there, {len(others)} other files ({kinds})"
     except FileNotFoundError:
         nearest = next(filter(os.path.isdir, folder.absolute().parents), "none")
         found = f"no such folder, the nearest one that exists is {nearest}"
@@ -66,9 +115,19 @@ def find_images_or_explain(folder: Path, flag: str) -> list[str]:
     except OSError as error:
         found = f"{error.filename} cannot be read ({error.strerror}); change its permissions"
     raise UserError(
-        f"{flag} {folder}: {found}. A folder of images was looked for ({', '.join(IMAGE_TYPES)}; "
-        f"nested folders included); {remedy}"
+        f"{flag} {folder}: {found}. A folder of images was looked for (JPEG, PNG and all "
+        f"other types that Pillow reads; nested folders included); {remedy}"
     )
+
+
+def first_of(names: list[str], count: int, where: Path | str) -> list[str]:
+    """The first `count` names, in sorted order as they are; one line where that leaves any out."""
+    if left_out := len(names[count:]):
+        say(
+            f"{where}: --dataset_size {count} takes the first of {len(names)} pictures in sorted "
+            f"order, up to {names[count - 1]!r}; {left_out} are left out"
+        )
+    return names[:count]
 
 
 def check_domains(path_A: Path, path_B: Path) -> None:

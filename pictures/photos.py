@@ -14,12 +14,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from tqdm import tqdm
 
 from common.errors import UserError, say
 from common.tensors import to_float, to_uint8
-from pictures.decode import UnreadableImage, crop_box, cut_square, open_image, to_rgb
+from pictures.decode import (
+    UPRIGHT,
+    UnreadableImage,
+    crop_box,
+    cut_square,
+    exif_orientation,
+    open_image,
+    to_rgb,
+    to_rgb_and_alpha,
+    unreadable_if_it_fails,
+    way_from_srgb,
+    way_to_srgb,
+)
 from pictures.faces import Box, FaceDetector, face_detector, squares_of_faces
 from pictures.folders import find_images_or_explain
 from storage.files import atomic_write
@@ -34,6 +46,7 @@ Plan = list[tuple[Path, list[tuple[Path, Box | None]]]]
 SHOWS = {"AtoB": "person", "BtoA": "anime"}
 LARGE = 4  # photographs of more than so many times the model's size hold more than a face
 BLEND = 0.12  # of a pasted face's side, at each edge
+LONGEST_EXIF = 65_500  # bytes that a JPEG can hold
 MOST_NAMED = 8  # files of which each is named at the end
 
 
@@ -62,17 +75,18 @@ def translate_files(model: "TranslationModel", opt: Namespace) -> None:
             outputs = translated(model, images, opt.direction, opt.compare)
             for (path, target, box, _), pixels in zip(chunk, outputs, strict=True):
                 image = Image.fromarray(pixels)
+                kept: dict[str, bytes] = {}
                 if opt.paste:
                     pasted.setdefault(path, []).append((box, pixels))
                     if len(pasted[path]) < faces_of[path]:
                         continue
-                    image = paste_back(path, pasted.pop(path))
+                    image, kept = paste_back(path, pasted.pop(path), file_type(target))
                 elif opt.scale > 1:
                     image = image.resize(
                         (image.width * opt.scale, image.height * opt.scale),
                         Image.Resampling.LANCZOS,
                     )
-                save_picture(target, image)
+                save_picture(target, image, **kept)
                 written[target] = path
             count += len(chunk)
             bar.update(len(chunk))
@@ -190,23 +204,59 @@ def cut_out(
             yield path, target, box, pixels
 
 
-def paste_back(path: Path, faces: list[tuple[Box, np.ndarray]]) -> Image.Image:
+def paste_back(
+    path: Path, faces: list[tuple[Box, np.ndarray]], kind: str
+) -> tuple[Image.Image, dict[str, bytes]]:
     """A photograph with pictures uint8 (H, W, 3) in the place of squares, their edges blended.
 
-    Raises UserError if it cannot be read any more.
+    All else is as it was stored: colours with their profile, opacity, and EXIF with the turn that
+    it tells, where a file of the type `kind` can hold them. Returns the image and the options to
+    save it with. Raises UserError if it cannot be read any more.
     """
     try:
         with open_image(path) as photo:
-            image = to_rgb(photo)
+            kept, to_stored, turn = what_to_keep(photo, kind)
+            with unreadable_if_it_fails():
+                image, alpha = to_rgb_and_alpha(photo)
+                if alpha and kind == "JPEG":
+                    image, alpha = to_rgb(photo), None
     except UnreadableImage as error:
         raise UserError(f"{path}: cannot be read any more ({error})") from error
     for (left, top, right, _), pixels in faces:
         side = right - left
         face = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS)
+        face = to_stored.apply(face) if to_stored else face
         near = np.minimum(np.arange(side), np.arange(side)[::-1]) / max(1, side * BLEND)
         mask = (np.minimum.outer(near, near).clip(0, 1) * 255).astype(np.uint8)
         image.paste(face, (left, top), Image.fromarray(mask))
-    return image
+    if alpha:
+        image.putalpha(alpha)
+    return image.transpose(turn) if turn is not None else image, kept
+
+
+def what_to_keep(
+    photo: Image.Image, kind: str
+) -> tuple[dict[str, bytes], ImageCms.ImageCmsTransform | None, Image.Transpose | None]:
+    """What of a photograph a file of a type can hold beside its pixels.
+
+    Returns options to save it with, how a face gets the stored colours, and how the photograph
+    gets its stored turn. Where its profile is kept, the photograph forgets it.
+    """
+    kept: dict[str, bytes] = {}
+    to_stored = turn = None
+    if kind == "BMP":
+        return kept, to_stored, turn
+    profile, exif = photo.info.get("icc_profile"), photo.info.get("exif")
+    if profile and profile[16:20] == b"RGB " and photo.mode not in ("CMYK", "LAB"):
+        differs = way_to_srgb(profile, "RGB")
+        to_stored = way_from_srgb(profile) if differs else None
+        if to_stored or not differs:
+            kept["icc_profile"] = photo.info.pop("icc_profile")
+    if exif and (len(exif) < LONGEST_EXIF or kind != "JPEG"):
+        kept["exif"] = b"Exif\0\0" + exif.removeprefix(b"Exif\0\0")
+        stored = exif_orientation(exif) or 1
+        turn = UPRIGHT.get({6: 8, 8: 6}.get(stored, stored))  # back again
+    return kept, to_stored, turn
 
 
 def translated(
@@ -222,9 +272,17 @@ def translated(
     return to_uint8(fakes).numpy()
 
 
-def save_picture(target: Path, image: Image.Image) -> None:
-    """Write a picture, whole or not at all, as the type that the name tells."""
-    kind = SAVED_TYPES[target.suffix.lower()]
+def file_type(target: Path) -> str:
+    """Pillow's name of the type that a file's name tells."""
+    return SAVED_TYPES[target.suffix.lower()]
+
+
+def save_picture(target: Path, image: Image.Image, **kept: bytes) -> None:
+    """Write a picture, whole or not at all, as the type that its name tells.
+
+    kept: its profile and EXIF, as paste_back gives them.
+    """
+    kind = file_type(target)
     quality = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
     with atomic_write(target) as file:
-        image.save(file, kind, **quality)
+        image.save(file, kind, **quality, **kept)

@@ -42,6 +42,8 @@ FACES = {"cascade": [beside("detect_faces")], "face_margin": [beside("detect_fac
 
 REPORT = "report.json"
 SAVE_SECONDS = 30  # between saves of the report: what is lost when the process is killed
+# By file: why it gave no picture, the pictures that it gave, and what it held (its digest).
+LISTS = ("left_out", "pictures", "contents")
 RESULT_OPTIONS = (
     "image_size",
     "crop",
@@ -187,7 +189,8 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
 
     Raises UserError if the folder holds anything else, or was made in another way.
     """
-    options = {"source": str(source.path.absolute()), "source_files": source.fingerprint()}
+    names = "\n".join(source.names).encode(errors="replace")
+    options = {"source": str(source.path.absolute()), "source_files": digest(names)[:16]}
     options |= {key: getattr(opt, key) for key in RESULT_OPTIONS}
     try:
         there = [name for name in os.listdir(output) if not name.endswith((".tmp", ".lock"))]
@@ -203,7 +206,7 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
                         f"--output {output}: was made with {was}; choose another "
                         "folder, or the same options to go on"
                     )
-            return {key: before[key] for key in ("options", "left_out", "pictures")}
+            return {key: before[key] for key in ("options", *LISTS)}
     except FileNotFoundError as error:
         if os.path.isdir(output):
             raise UserError(
@@ -214,7 +217,7 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
         raise UserError(
             f"--output {output}: cannot be used ({error}); choose another folder"
         ) from error
-    report = {"options": options, "left_out": {}, "pictures": {}}
+    report = {"options": options} | {key: {} for key in LISTS}
     save_report(output, report)
     return report
 
@@ -227,6 +230,7 @@ def is_report(report: Any) -> bool:
         lists = [*report["pictures"].values(), *report["left_out"].values()]
         return (
             isinstance(report["options"], dict)
+            and isinstance(report["contents"], dict)
             and all(isinstance(x, list) for x in lists)
             and all(isinstance(x, str) for x in files + reasons)
             and all(Path(file).name == file for file in files)
@@ -236,7 +240,7 @@ def is_report(report: Any) -> bool:
 
 
 def save_report(output: Path, report: dict) -> None:
-    files = {key: dict(sorted(report[key].items())) for key in ("left_out", "pictures")}
+    files = {key: dict(sorted(report[key].items())) for key in LISTS}
     with atomic_write(output / REPORT) as file:
         file.write(json.dumps({"finished": False} | report | files, indent=1).encode())
 
@@ -294,11 +298,12 @@ def prepare(
     """
     stems = flat_stems(source.names)
 
-    def look_at(name: str) -> tuple[list[tuple[str, bytes, str]], list[str]]:
+    def look_at(name: str) -> tuple[str, list[tuple[str, bytes, str]], list[str]]:
+        content = source.digest(name)
         try:
-            return squares(source, name, stems[name], opt, detector)
+            return content, *squares(source, name, stems[name], opt, detector)
         except UnreadableImage as error:
-            return [], [f"unreadable: {error}"]
+            return content, [], [f"unreadable: {error}"]
 
     def write(picture: tuple[str, bytes]) -> None:
         # Not durable: after a power cut the next call finds out which pictures are not whole.
@@ -308,7 +313,11 @@ def prepare(
     bar = tqdm(total=len(names), desc="preparing", unit="file", disable=None)
     with bar, ThreadPoolExecutor(max(1, opt.num_workers)) as pool:
         run = pool.map if opt.num_workers else map
-        report["pictures"], first = still_whole(report["pictures"], output, opt.image_size, run)
+        whole, first = still_whole(report, source, output, opt.image_size, run)
+        for name in report["pictures"].keys() - whole.keys():  # made again, maybe less of them
+            for file in report["pictures"][name]:
+                (output / file).unlink(missing_ok=True)
+        report["pictures"] = whole
         # What was left out is looked at again: a file may have been mended.
         report["left_out"] = {
             name: why for name, why in report["left_out"].items() if name in report["pictures"]
@@ -320,7 +329,7 @@ def prepare(
             new: dict[str, bytes] = {}
             pictures: dict[str, list[str]] = {}
             left_out: dict[str, list[str]] = {}
-            for name, (cuts, reasons) in zip(chunk, run(look_at, chunk), strict=True):
+            for name, (content, cuts, reasons) in zip(chunk, run(look_at, chunk), strict=True):
                 for file, png, pixels in cuts:
                     if first.setdefault(pixels, file) == file:
                         new[file] = png
@@ -329,6 +338,7 @@ def prepare(
                         reasons.append(f"duplicate: {file} would equal {first[pixels]}")
                 if reasons:
                     left_out[name] = reasons
+                report["contents"][name] = content
                 bar.update()
             list(run(write, new.items()))
             report["pictures"] |= pictures
@@ -339,12 +349,13 @@ def prepare(
 
 
 def still_whole(
-    pictures: dict[str, list[str]], output: Path, image_size: int, run: Callable
+    report: dict, source: PictureSource, output: Path, image_size: int, run: Callable
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Which files' pictures of an earlier call are all there and whole; and these by their digest.
+    """Pictures of an earlier call that are whole, of files that have not changed; their digests.
 
-    run: map, or that of a pool.
+    By file, and by digest. run: map, or that of a pool.
     """
+    pictures: dict[str, list[str]] = report["pictures"]
 
     def look_at(file: str) -> str | None:
         try:
@@ -352,15 +363,16 @@ def still_whole(
                 pixels = np.asarray(image)
         except UnreadableImage:
             return None
-        return digest(pixels) if pixels.shape == (image_size, image_size, 3) else None
+        return digest(pixels.tobytes()) if pixels.shape == (image_size, image_size, 3) else None
 
     whole: dict[str, list[str]] = {}
     first: dict[str, str] = {}
     for chunk in chunks(list(pictures)):
         digests = run(look_at, chain.from_iterable(pictures[name] for name in chunk))
-        for name in chunk:
+        for name, content in zip(chunk, run(source.digest, chunk), strict=True):
             found = [next(digests) for _ in pictures[name]]
-            if None not in found:
+            same = content in ("", report["contents"].get(name))  # "" tells nothing
+            if same and None not in found:
                 whole[name] = pictures[name]
                 first.update(zip(found, whole[name], strict=True))
     if whole:
@@ -387,12 +399,12 @@ def squares(
             pixels = cut_square(image, box, opt.image_size)
             png = io.BytesIO()
             Image.fromarray(pixels).save(png, "PNG")
-            cuts.append((file, png.getvalue(), digest(pixels)))
+            cuts.append((file, png.getvalue(), digest(pixels.tobytes())))
     return cuts, reasons
 
 
-def digest(pixels: np.ndarray) -> str:
-    return hashlib.sha256(pixels.tobytes()).hexdigest()
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def chunks(names: list[str]) -> Iterator[list[str]]:

@@ -6,20 +6,29 @@ Nothing of an archive is ever unpacked to the disk under a name of its own, so n
 
 import hashlib
 import io
-import json
 import os
+import re
 import zipfile
+from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from common.errors import UserError
 from pictures.decode import unreadable_if_it_fails
-from pictures.folders import IMAGE_TYPES, find_images_or_explain
+from pictures.folders import find_images_or_explain, is_picture, kinds_of, tell_passed_over
 
 # A small archive can claim to unpack to terabytes. Photographs hardly shrink in one.
 MAX_FILE_BYTES = 256 * 2**20
 MAX_UNPACKED = 100  # times the archive's own size, for what unpacks to over ...
 HARMLESS_BYTES = 2**30
+HIDDEN = re.compile(r"\.(?!\.?(?:\\|$))")  # but for . and .. of archives that part by backslashes
+
+IN_UTF_8 = 0x800  # a zip's flag
+# Kana, kanji, hanzi and their signs, but no half kana, as which Chinese text of GBK can be read.
+EAST_ASIAN = re.compile("[\0-\x7f\u2015-\u266f\u3000-\u30ff\u4e00-\u9fff\uff00-\uff5e]*")
+# Names of which each has single accents between letters.
+WESTERN = re.compile(rb"(?:[\0-\x7f]*[A-Za-z][\x80-\xa5](?=[a-z]))+[\0-\x7f]*")
 
 
 class PictureSource:
@@ -39,18 +48,22 @@ class PictureSource:
             return
         try:
             self.archive = zipfile.ZipFile(self.path)
-            self.members = {info.filename: info for info in self.archive.infolist()}
+            self.members = members_by_name(self.archive)
         except Exception as error:  # hostile archives: struct.error, EOFError and others
             raise UserError(
                 f"{flag} {self.path}: neither a folder nor a zip archive that can be read "
                 f"({error}); unpack other archives first"
             ) from error
-        self.names = sorted(filter(is_visible_image, self.members))
+        visible = sorted(filter(is_visible, self.members))
+        self.names = [name for name in visible if is_picture(name, partial(self.start, name))]
+        others = sorted({*visible} - {*self.names})
         if not self.names:
             raise UserError(
-                f"{flag} {self.path}: no images in this archive, {len(self.members)} "
-                f"other files (looked for {', '.join(IMAGE_TYPES)})"
+                f"{flag} {self.path}: no images in this archive, {len(others)} other files "
+                f"({kinds_of(others) or 'it is empty'}); looked for JPEG, PNG and all other types "
+                "that Pillow reads"
             )
+        tell_passed_over(self.path, others)
         unpacked = sum(self.members[name].file_size for name in self.names)
         if unpacked > max(HARMLESS_BYTES, MAX_UNPACKED * self.path.stat().st_size):
             raise UserError(
@@ -66,6 +79,15 @@ class PictureSource:
         with unreadable_if_it_fails():
             return io.BytesIO(self.unpacked(name))
 
+    def start(self, name: str) -> bytes:
+        """The first bytes of a file of the archive, none if it cannot be read."""
+        assert self.archive
+        try:
+            with self.archive.open(self.members[name]) as file:
+                return file.read(16)
+        except Exception:  # as above
+            return b""
+
     def unpacked(self, name: str) -> bytes:
         """What a file of the archive holds. ValueError if that is too much."""
         assert self.archive
@@ -74,13 +96,18 @@ class PictureSource:
             raise ValueError(f"unpacks to over {MAX_FILE_BYTES / 2**20:.0f} MB")
         return self.archive.read(member)  # never more than it claimed
 
-    def fingerprint(self) -> str:
-        """Tells whether it still holds the same names and sizes."""
-        if self.archive is None:
-            sizes = [os.stat(f"{self.path}/{name}").st_size for name in self.names]
-        else:
-            sizes = [self.members[name].file_size for name in self.names]
-        return hashlib.sha256(json.dumps([self.names, sizes]).encode()).hexdigest()[:16]
+    def digest(self, name: str) -> str:
+        """Tells what a file holds from what it held; empty if it cannot be read."""
+        if self.archive:
+            return f"{self.members[name].CRC:08x}-{self.members[name].file_size}"
+        digest = hashlib.sha256()
+        try:
+            with open(self.path / name, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError:
+            return ""
+        return digest.hexdigest()[:16]
 
     def find_table(self, names: tuple[str, ...]) -> tuple[str, str] | None:
         """Place and text of the first file of these names in the source or beside it, else None.
@@ -107,12 +134,36 @@ class PictureSource:
         return [folder / name for folder in above for name in (".", "Anno", "Eval")]
 
 
+def members_by_name(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files of an archive, by their names in the encoding of whoever made it.
+
+    Archives of most Windows systems do not say which that is, and zipfile takes it for cp437. Where
+    none fits, the names stay as they are then.
+    """
+    # Not info.filename, in which zipfile on Windows takes half a character for a backslash.
+    names = {info: info.orig_filename.partition("\0")[0] for info in archive.infolist()}
+    for info, name in names.items():
+        if info.filename not in (name, name.replace(os.sep, "/")):  # told by the archive elsewhere
+            names[info] = info.filename
+    unsure = [i for i, name in names.items() if not (i.flag_bits & IN_UTF_8 or name.isascii())]
+    with suppress(UnicodeEncodeError):
+        raw = [names[info].encode("cp437") for info in unsure]
+        for encoding in ("utf-8", "cp932", "gb18030"):
+            with suppress(UnicodeDecodeError):
+                texts = [name.decode(encoding) for name in raw]
+                together, bytes_together = "".join(texts), b"/".join(raw)
+                likely = EAST_ASIAN.fullmatch(together) and not WESTERN.fullmatch(bytes_together)
+                if (encoding == "utf-8" or likely) and len({*texts}) == len(texts):
+                    names.update(zip(unsure, texts, strict=True))
+                    break
+    return {name: info for info, name in names.items()}
+
+
 def is_visible(name: str) -> bool:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    hidden = any(part.startswith(".") and part != ".." for part in parts)
-    return not hidden and "__MACOSX" not in parts
+    """Whether a name of an archive is of a file that is not hidden, as folders.walk_files has it.
 
-
-def is_visible_image(name: str) -> bool:
-    named = is_visible(name) and not name.endswith("/")  # which folders do
-    return named and PurePosixPath(name).suffix[1:].lower() in IMAGE_TYPES
+    Only a slash parts folders: a backslash may be half a character of a Japanese name.
+    """
+    parts = PurePosixPath(name).parts
+    hidden = any(HIDDEN.match(part) for part in parts)
+    return not (hidden or "__MACOSX" in parts or name.endswith("/"))  # as folders do

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 import dataset
 from common.errors import UserError
 from dataset import load_folder
 from pictures import decode as decoding
-from pictures.decode import UnreadableImage, load_image
-from pictures.folders import check_domains, find_images
+from pictures.decode import IMAGE_TYPES, UnreadableImage, load_image
+from pictures.folders import check_domains, find_images, find_images_or_explain
 
 SIZE = 8
 
@@ -67,6 +67,48 @@ def test_images_are_found_nested_by_type_and_sorted_and_hidden_files_passed_over
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert relative(tmp_path) == wanted
+
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(12)  # what one begins with
+TAKEN = [
+    *("1.jfif", "2.jpe", "3.JPG", "4.tga", "5.apng", "6.psd", "7.jp2", "8.mpo", "9.pnm", "ico.ico"),
+    *("a.jpg_large", "b.jpg:orig", "c.png!w800", "d.jpg.1", "e.jpeg-small", "without", "f.jpg (1)"),
+]
+PASSED = "g.heic h.jpg.part i.txt j.png~ k.svg l.JSON m.HEIC n.jpg.tmp o.eps".split()
+
+
+def test_every_picture_is_found_and_what_is_passed_over_is_told_in_one_line(tmp_path, capsys):
+    for name in TAKEN + PASSED:
+        (tmp_path / name).write_bytes(JPEG)
+    for name in ("text", "t.jpg_text", "empty", "empty.png!w800", "report.json", ".hidden"):
+        (tmp_path / name).write_bytes(b"no picture"[: 0 if "empty" in name else None])
+    assert find_images_or_explain(tmp_path, "--input") == sorted(TAKEN)
+    (line,) = capsys.readouterr().err.splitlines()
+    start, _, kinds = line.partition(" picture that Pillow reads: ")
+    assert start == f"{tmp_path}: passed over what is no"
+    assert {"2 .heic", "2 without type", "1 .txt", "3 others"} <= {*kinds.split(", ")}
+    assert sum(int(kind.split()[0]) for kind in kinds.split(", ")) == len(PASSED) + 4
+
+
+def test_every_suffix_is_one_of_a_type_that_is_read_and_scripts_are_none():
+    assert {".jpg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif"} <= {*IMAGE_TYPES}
+    assert (".avif" in IMAGE_TYPES) == features.check("avif")
+    assert not {".eps", ".ps", ".pdf", ".wmf", ".emf", ".h5", ".mpg"} & {*IMAGE_TYPES}
+    assert not {"EPS", "WMF", "PDF"} & {*decoding.PILLOW_FORMATS}
+
+
+def test_pictures_of_all_these_names_are_read(tmp_path):
+    kinds = {".jfif": "JPEG", ".jpe": "JPEG", ".jpg_large": "JPEG", ".1": "PNG", ".tga": "TGA"}
+    kinds |= {"": "WEBP", ".jp2": "JPEG2000", ".ico": "ICO", ".pcx": "PCX", ".qoi": "QOI"}
+    kinds |= {".sgi": "SGI", ".dds": "DDS", ".mpo": "MPO", ".icns": "ICNS", ".im": "IM"}
+    kinds |= {".avif": "AVIF"} if features.check("avif") else {}
+    kinds = {suffix: kind for suffix, kind in kinds.items() if kind in Image.SAVE}
+    image = Image.new("RGB", (32, 32), (200, 100, 50))
+    for suffix, kind in kinds.items():
+        image.save(tmp_path / f"x{suffix}", kind)
+    loaded = load(tmp_path, tmp_path.with_name("cache"))
+    assert len(loaded.paths) == len(kinds) and loaded.skipped == 0
+    assert np.abs(loaded.images.astype(int) - (200, 100, 50)).max() <= 4
 
 
 def test_linked_folders_are_followed_and_loops_and_duplicates_are_not(tmp_path):
@@ -276,6 +318,18 @@ def test_array_holds_the_images_in_sorted_order_read_only(tmp_path):
         assert (array.images[number] == load_image(folder / path, SIZE)).all()
     assert isinstance(array.images, np.memmap) and not array.images.flags.writeable
     assert load(folder, tmp_path / "cache", dataset_size=3).paths == array.paths[:3]
+
+
+def test_dataset_size_says_how_many_pictures_it_leaves_out_and_which(tmp_path, capsys):
+    folder = make_folder(tmp_path / "a", 5)
+    for _ in range(2):  # also from the cache
+        assert len(load(folder, tmp_path / "cache", dataset_size=3).images) == 3
+        assert (
+            f"{folder}: --dataset_size 3 takes the first of 5 pictures in sorted order, up to "
+            "'002.png'; 2 are left out"
+        ) in capsys.readouterr().err.splitlines()
+    load(folder, tmp_path / "cache", dataset_size=5)
+    assert "dataset_size" not in capsys.readouterr().err
 
 
 def test_second_load_decodes_nothing(tmp_path, monkeypatch):

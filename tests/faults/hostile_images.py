@@ -21,7 +21,17 @@ KINDS = {
     "tif": "TIFF",
     "ppm": "PPM",
     "pgm": "PPM",
+    "tga": "TGA",
+    "ico": "ICO",
+    "icns": "ICNS",
+    "pcx": "PCX",
+    "sgi": "SGI",
+    "dds": "DDS",
+    "im": "IM",
 }
+Image.init()
+OPTIONAL = {"qoi": "QOI", "jp2": "JPEG2000", "avif": "AVIF"}  # by Pillow's version and libraries
+KINDS |= {suffix: kind for suffix, kind in OPTIONAL.items() if kind in Image.SAVE}
 
 
 def saved(kind: str, mode: str = "RGB", size=(20, 16), **save) -> bytes:

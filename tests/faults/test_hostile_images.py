@@ -241,7 +241,8 @@ def test_odd_names_are_read_and_what_is_no_file_is_passed_over(capsys):
     loaded = load_folder(folder, "--domain_A_path", 99, 8, "center", Path("cache"), 2)
     assert set(good) <= set(loaded.paths) <= {*good, "locked.png"}  # which root may read
     lines = capsys.readouterr().err.split("\n")[:-1]
-    assert len(lines) == loaded.skipped + 1 and all(map(str.isprintable, lines))
+    assert len(lines) == loaded.skipped + 2 and all(map(str.isprintable, lines))
+    assert sum("passed over" in line and ": 5 .png" in line for line in lines) == 1  # no files
     assert sum(r"skipped 'bad\n\x1b[2J.png': its content is" in line for line in lines) == 1
     for name in ("zero.png", "pipe.png", "random.png", "socket.png", "loop.png", "folder.png"):
         assert read(folder / name)

@@ -10,14 +10,15 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from test_decode import GREY_LINEAR, LINEAR, WIDE, from_linear
 
 from arguments import test_options as options_of_test
 from common.errors import UserError
 from demo.drawing import draw_face
 from demo.factors import sample_factors
-from pictures.decode import cut_square, load_image
+from pictures.decode import cut_square, load_image, open_image, to_rgb
 from pictures.faces import FACE_MARGIN, FACE_RISE, LONG_SIDE, FaceDetector, squares_of_faces
-from pictures.photos import paste_back, translated
+from pictures.photos import file_type, paste_back, save_picture, translated
 
 CPU = ("--gpu_ids", "-1")
 SMALL = SimpleNamespace(image_size=64, crop="center")
@@ -404,9 +405,83 @@ def test_paste_changes_the_faces_and_nothing_else_of_a_photograph(faces, workpla
 def test_a_face_that_leaves_the_photograph_is_pasted_where_it_is(tmp_path):
     Image.new("RGB", (50, 40)).save(tmp_path / "x.png")
     white = np.full((8, 8, 3), 255, np.uint8)
-    image = np.array(paste_back(tmp_path / "x.png", [((-20, -20, 20, 20), white)]))
+    image, _ = paste_back(tmp_path / "x.png", [((-20, -20, 20, 20), white)], "PNG")
+    image = np.array(image)
     assert image.shape == (40, 50, 3) and image[0, 0].min() == 255 and image[:, 20:].max() == 0
     assert (np.diff(image[0, :20, 0].astype(int)) <= 0).all()  # blended at its edge
+
+
+def pasted(tmp_path, photo, suffix, **save):
+    """A photograph and what --paste makes of it with a red face in the middle: their bytes."""
+    before, after = tmp_path / f"x{suffix}", tmp_path / f"y{suffix}"
+    photo.save(before, **save)
+    with open_image(before) as upright:
+        left, top = upright.width // 2 - 10, upright.height // 2 - 10
+    red = np.broadcast_to(np.array([200, 40, 40], np.uint8), (64, 64, 3))
+    image, kept = paste_back(before, [((left, top, left + 20, top + 20), red)], file_type(after))
+    save_picture(after, image, **kept)
+    with open_image(after) as image:
+        face = np.asarray(to_rgb(image).crop((left + 5, top + 5, left + 15, top + 15)), int)
+    assert np.abs(face - (200, 40, 40)).max() <= 12, face  # JPEG's and WebP's colours are coarse
+    return Image.open(before), Image.open(after)
+
+
+SAVED = {".png": {}, ".jpg": {"quality": 95}, ".webp": {"quality": 95}}
+
+
+@pytest.mark.parametrize("suffix", SAVED)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+@pytest.mark.parametrize("turned", [1, 3, 6, 8])
+def test_paste_writes_back_profile_exif_and_opacity_so_that_no_other_pixel_changes(
+    tmp_path, suffix, mode, turned
+):
+    if suffix != ".png" and mode == "P" or (suffix, mode) == (".jpg", "RGBA"):
+        pytest.skip("there is no such file")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    photo = Image.fromarray(pixels).resize((90, 60)).convert(mode)
+    if mode == "RGBA":
+        photo.putalpha(Image.linear_gradient("L").point(lambda v: max(v, 60)).resize(photo.size))
+        photo.paste((9, 9, 9, 255), (30, 15, 60, 45))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = turned, "a camera"
+    save = {"icc_profile": WIDE, "exif": exif.tobytes(), **SAVED[suffix]}
+    before, after = pasted(tmp_path, photo, suffix, **save)
+    assert after.info["icc_profile"] == WIDE and after.info["exif"] == before.info["exif"]
+    assert after.size == before.size
+    a, b = (np.asarray(image.convert("RGBA"), int) for image in (before, after))
+    outside = np.ones(a.shape[:2], bool)
+    outside[18:42, 33:57] = False
+    assert np.abs(a - b)[outside].max() <= (0 if suffix == ".png" else 40)
+    assert np.abs(a - b)[outside].mean() <= (0 if suffix == ".png" else 2)
+    assert (a[..., 3] == b[..., 3]).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_where_a_profile_cannot_be_kept_the_colours_are_srgbs(tmp_path, suffix):
+    photo = Image.new("L", (60, 60), 55).convert("RGB" if suffix == ".bmp" else "L")
+    save = {} if suffix == ".bmp" else {"icc_profile": GREY_LINEAR}
+    before, after = pasted(tmp_path, photo, suffix, **save)
+    assert "icc_profile" not in after.info
+    right = 55 if suffix == ".bmp" else from_linear(np.array(55.0))
+    assert np.abs(np.asarray(after.convert("RGB"))[:10] - right).max() <= 2
+    lab = Image.new("CMYK", (60, 60), (200, 10, 100, 0))
+    before, after = pasted(tmp_path, lab, ".jpg", icc_profile=LINEAR)
+    assert after.mode == "RGB" and "icc_profile" not in after.info
+    assert apart(np.asarray(before.convert("RGB"))[:10], np.asarray(after)[:10]) < 2
+
+
+def test_what_a_jpeg_cannot_hold_is_left_out_of_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "x" * 70_000
+    photo = Image.new("RGBA", (60, 90), (9, 9, 9, 255))
+    photo.paste((0, 0, 0, 0), (0, 0, 9, 9))
+    photo.save(tmp_path / "x.png", exif=exif.tobytes())
+    (tmp_path / "x.png").rename(tmp_path / "x.jpg")  # a PNG by content
+    image, kept = paste_back(tmp_path / "x.jpg", [], "JPEG")
+    save_picture(tmp_path / "y.jpg", image, **kept)
+    after = Image.open(tmp_path / "y.jpg")
+    assert after.size == (90, 60) and np.asarray(after)[:4, -4:].min() > 240
+    assert kept == {}
 
 
 def test_a_large_photograph_without_detect_faces_gets_a_hint(workplace, script):

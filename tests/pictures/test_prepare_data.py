@@ -1,5 +1,6 @@
 """prepare_data.py: which pictures it makes of folders and archives, and how it goes on."""
 
+import io
 import json
 import os
 import re
@@ -162,6 +163,77 @@ def test_names_in_an_archive_lead_nowhere_else(prepare, tmp_path):
     }
 
 
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_pictures_of_any_suffix_are_taken_and_one_line_says_what_is_passed_over(
+    prepare, tmp_path, form
+):
+    Path("in").mkdir()
+    for number, suffix in enumerate((".jpg", ".jfif", ".jpe", ".jpg_large", "", ".tga")):
+        noise(number).save(f"in/{number}{suffix}", "TGA" if suffix == ".tga" else "JPEG")
+    for name in ("x.heic", "y.heic", "notes.txt", ".hidden"):
+        Path("in", name).write_text("no picture")
+    source = "in" if form == "folder" else zipped(tmp_path / "in", tmp_path / "in.zip")
+    done = prepare(source, "out")
+    assert done.code == 0 and "6 pictures of 6 files" in done.out
+    line = f"{source}: passed over what is no picture that Pillow reads: 2 .heic, 1 .txt"
+    assert done.err.splitlines().count(line) == 1
+
+
+def with_names(archive, names):
+    """A zip of pictures by names in bytes, as programs write it that do not tell the encoding."""
+
+    class Silent(zipfile.ZipInfo):
+        def _encodeFilenameFlags(self):
+            return self.filename.encode("latin-1"), self.flag_bits
+
+    with zipfile.ZipFile(archive, "w") as file:
+        for number, name in enumerate(names):
+            noise(number, 64, 64).save("one.png")
+            file.writestr(Silent(name.decode("latin-1")), Path("one.png").read_bytes())
+
+
+JAPANESE = "表.png 十.png ソ/能.png 顔.png img_予.PNG 暴.jfif 構.jpg_large 貼".split()
+
+
+@pytest.mark.parametrize(
+    "encoding, names",
+    [
+        ("cp932", JAPANESE),
+        ("cp932", ["ソ.png"]),
+        ("utf-8", JAPANESE),
+        ("utf-8", ["é.png", "Schön.png"]),
+        ("gbk", ["动漫/头像.png", "俓.png", "真人.png"]),
+        ("cp437", ["Schön.png", "été.png", "Mädchen.png"]),
+    ],
+)
+def test_names_of_an_archive_are_read_in_the_encoding_of_whoever_made_it(prepare, encoding, names):
+    with_names("x.zip", [name.encode(encoding) for name in names])
+    assert prepare("x.zip", "out").code == 0
+    assert sorted(report_of("out")["pictures"]) == sorted(names)
+    assert len(os.listdir("out")) == len(names) + 1
+
+
+@pytest.mark.parametrize("encoding", ["big5", "cp949", "koi8-r", "cp850", "latin-1"])
+def test_every_picture_is_found_whatever_the_encoding_of_its_name_is(prepare, encoding):
+    texts = {"big5": "功許蓋", "cp949": "한국뷁", "koi8-r": "фот", "cp850": "äöü"}
+    texts["latin-1"] = "éàÿ"
+    names = [f"{c}{d}.png".encode(encoding) for c in texts[encoding] for d in ("", "\\", "a")]
+    with_names("x.zip", names)
+    assert prepare("x.zip", "out").code == 0
+    assert len(report_of("out")["pictures"]) == len(names)
+
+
+def test_the_archive_of_the_collection_gives_up_all_its_pictures(prepare):
+    archive = ROOT.parent / "shared/cases/cp932_names.zip"
+    if not archive.exists():
+        pytest.skip(f"{archive} is not here")
+    assert "of 4 files" in prepare(archive, "out").out
+    report = report_of("out")
+    assert sorted({*report["pictures"], *report["left_out"]}) == sorted(
+        "表十ソ顔"[i] + ".png" for i in range(4)
+    )
+
+
 def test_archives_that_unpack_to_absurd_sizes_are_refused(prepare, monkeypatch):
     Image.new("RGB", (2000, 2000)).save("flat.bmp")
     with zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -257,6 +329,47 @@ def test_pictures_that_were_damaged_are_made_again(prepare, tmp_path):
     Path("out/same.png").unlink()
     noise(1, 32, 32).save("out/grey.png")
     assert prepare("in", "out").code == 0 and files_of("out") == before
+
+
+def same_size(seed):
+    """A picture's file whose size does not depend on what it shows."""
+    file = io.BytesIO()
+    noise(seed, 64, 64).save(file, "BMP")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_file_replaced_by_one_of_equal_name_size_and_date_gives_its_new_picture(
+    prepare, tmp_path, form
+):
+    contents = {"a.bmp": same_size(0), "b.bmp": same_size(1), "c.bmp": same_size(1)}
+
+    def source():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        for name, content in contents.items():
+            (tmp_path / "in" / name).write_bytes(content)
+            os.utime(tmp_path / "in" / name, (10**9, 10**9))
+        return "in" if form == "folder" else zipped(tmp_path / "in", tmp_path / "in.zip")
+
+    def made():
+        pixels = {file.name: np.array(Image.open(file)) for file in Path("out").glob("*.png")}
+        for name, file in pixels.items():
+            right = load_image(tmp_path / "in" / name.replace("png", "bmp"), 64)
+            assert (file == right).all(), name
+        return sorted(pixels)
+
+    assert prepare(source(), "out").code == 0 and made() == ["a.png", "b.png"]
+    contents["a.bmp"] = same_size(2)
+    done = prepare(source(), "out")
+    assert done.code == 0 and "goes on after 1 files" in done.err
+    assert made() == ["a.png", "b.png"]
+    contents["b.bmp"], contents["a.bmp"] = same_size(3), b"no picture".ljust(len(same_size(0)))
+    assert prepare(source(), "out").code == 0 and made() == ["b.png", "c.png"]
+    assert {name: why[0][:10] for name, why in report_of("out")["left_out"].items()} == {
+        "a.bmp": "unreadable"
+    }
+    before = files_of("out")
+    assert prepare(source(), "out").code == 0 and files_of("out") == before
 
 
 def test_other_options_or_other_files_are_refused_and_nothing_changes(prepare, tmp_path):
