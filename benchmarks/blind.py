@@ -139,7 +139,7 @@ def draw_sheet(numbered: list[tuple[int, np.ndarray]]) -> Image.Image:
 def read_labels(path: Path, count: int) -> list[set[str]]:
     """The verdicts of one rater, in the order of the tiles. Raises UserError if one is missing."""
     found: dict[int, set[str]] = {}
-    for n, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for n, line in enumerate(read_text(path).splitlines(), 1):
         number, *words = line.replace(",", " ").split() or [""]
         if not number:
             continue
@@ -154,6 +154,13 @@ def read_labels(path: Path, count: int) -> list[set[str]]:
     if missing:
         raise UserError(f"{path}: no verdict on tiles {', '.join(missing[:9])}; rate them all")
     return [found[k] for k in range(1, count + 1)]
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); check the path") from error
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -203,7 +210,7 @@ def score(key: list[str], raters: dict[str, list[set[str]]]) -> list[dict]:
 
 
 def print_scores(opt: argparse.Namespace) -> None:
-    key = json.loads(opt.key.read_text())
+    key = json.loads(read_text(opt.key))
     raters = {path.stem: read_labels(path, len(key)) for path in opt.labels}
     print("| source | rater | N | whole (95 %) | of what real ones have | eye | broken |")
     print("| --- " * 7 + "|")

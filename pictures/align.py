@@ -52,11 +52,53 @@ class Selection:
     contrast: float = 0.12
 
 
-def read_eyes(where: str, text: str) -> dict[str, tuple[Eyes, float]]:
-    """Eyes and likelihood (1 without such a column) by the picture's name without folder and type.
+# CelebA's photographs are upright and clear: nothing but what lies outside of them is left out.
+PERSONS = Selection(likelihood=0, tilt=45, enlarged=4, missing=0.18, sharpness=0, contrast=0)
 
-    Pictures whose row has no eyes, or the likelihood of none, are not among them. Raises UserError.
+
+@dataclass(frozen=True)
+class EyeTable:
+    """Where the eyes of each picture are, and where they go.
+
+    rows    eyes, and the likelihood of the face (1 in a table without), by the picture's name
+            without folder and type; pictures whose row has no eyes are not among them
+    target  the place of both eyes in the aligned picture, in parts of its side
+    rule    which faces are left out
     """
+
+    rows: dict[str, tuple[Eyes, float]]
+    target: tuple[tuple[float, float], tuple[float, float]]
+    rule: Selection
+
+    def cut(self, name: str, image: Image.Image, size: int) -> tuple[np.ndarray | None, str]:
+        """The aligned picture, uint8 (size, size, 3), or None and why it is left out.
+
+        name: the picture's; image: RGB.
+        """
+        if stem(name) not in self.rows:
+            return None, "no eyes in the table"
+        eyes, likelihood = self.rows[stem(name)]
+        if why := self._why_left_out(eyes, likelihood, size):
+            return None, why
+        aligned, missing = align(image, eyes, size, self.target)
+        if why := why_unclear(aligned, missing, self.rule):
+            return None, why
+        return aligned, ""
+
+    def _why_left_out(self, eyes: Eyes, likelihood: float, size: int) -> str | None:
+        if likelihood < self.rule.likelihood:
+            return f"doubtful: likelihood {likelihood:g}, less than {self.rule.likelihood:g}"
+        if abs(tilt_of(eyes)) > self.rule.tilt:
+            return f"tilted: by {abs(tilt_of(eyes)):.0f} degrees, more than {self.rule.tilt:g}"
+        apart = math.hypot(eyes[2] - eyes[0], eyes[3] - eyes[1])
+        wanted = (self.target[1][0] - self.target[0][0]) * size
+        if wanted > self.rule.enlarged * apart:
+            return f"small: its eyes are {apart:.0f} pixels apart, to be enlarged to {wanted:.0f}"
+        return None
+
+
+def read_eyes(where: str, text: str) -> EyeTable:
+    """The table in a text, of any of the forms above. Raises UserError."""
     lines = text.removeprefix("\ufeff").splitlines()
     if lines and lines[0].strip().isdecimal():  # CelebA's: a number of rows, and spaces
         lines = lines[1:]
@@ -88,7 +130,9 @@ def read_eyes(where: str, text: str) -> dict[str, tuple[Eyes, float]]:
         if len(numbers) == 4 and all(map(math.isfinite, numbers)):
             x1, y1, x2, y2 = numbers
             found[stem(cells[0])] = (x1, y1, x2, y2), likelihood
-    return found
+    if columns == COLUMNS:
+        return EyeTable(found, ANIME_EYES, Selection())
+    return EyeTable(found, PERSON_EYES, PERSONS)
 
 
 def align(
@@ -144,23 +188,10 @@ def tilt_of(eyes: Eyes) -> float:
     return math.degrees(math.atan2(y2 - y1, x2 - x1))
 
 
-def why_left_out(eyes: Eyes, likelihood: float, size: int, rule: Selection) -> str | None:
-    """Why the table alone leaves a face out of aligned pictures of this size, or None."""
-    if likelihood < rule.likelihood:
-        return f"likelihood {likelihood:g}, less than {rule.likelihood:g}"
-    if abs(tilt_of(eyes)) > rule.tilt:
-        return f"tilted by {abs(tilt_of(eyes)):.0f} degrees, more than {rule.tilt:g}"
-    apart = math.hypot(eyes[2] - eyes[0], eyes[3] - eyes[1])
-    wanted = (ANIME_EYES[1][0] - ANIME_EYES[0][0]) * size
-    if wanted > rule.enlarged * apart:
-        return f"small: its eyes are {apart:.0f} pixels apart, to be enlarged to {wanted:.0f}"
-    return None
-
-
 def why_unclear(aligned: np.ndarray, missing: float, rule: Selection) -> str | None:
     """Why an aligned picture (H, W, 3) is left out, or None."""
     if missing > rule.missing:
-        return f"{missing:.0%} of it would lie outside of the picture"
+        return f"cut off: {missing:.0%} of it would lie outside of the picture"
     grey = np.asarray(Image.fromarray(aligned).convert("L")).astype(np.float32) / 255
     middle = grey[1:-1, 1:-1]
     around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from common.errors import UserError, one_line_errors, say
 from common.options import OneLineParser, given_options, make_parser, whole
-from common.unread import beside, refuse_unread
+from common.unread import beside, refuse_unread, without
+from pictures.align import EyeTable, read_eyes
 from pictures.celeba import (
     ATTRIBUTE_TABLES,
     IDENTITY_TABLES,
@@ -31,14 +32,27 @@ from pictures.celeba import (
     attributes_csv,
     read_table,
 )
-from pictures.decode import CHUNK, CROPS, UnreadableImage, crop_box, cut_square, open_image
+from pictures.decode import (
+    CHUNK,
+    CROPS,
+    UnreadableImage,
+    crop_box,
+    cut_square,
+    open_image,
+    to_rgb,
+    unreadable_if_it_fails,
+)
 from pictures.faces import FaceDetector, add_face_options, face_detector
 from pictures.names import flat_stems
 from pictures.source import PictureSource
 from storage.files import atomic_write
 from storage.locks import alone_in
 
-FACES = {"cascade": [beside("detect_faces")], "face_margin": [beside("detect_faces")]}
+FACES = {
+    "cascade": [beside("detect_faces")],
+    "face_margin": [beside("detect_faces")],
+    "eyes": [without("detect_faces")],
+}
 
 REPORT = "report.json"
 SAVE_SECONDS = 30  # between saves of the report: what is lost when the process is killed
@@ -53,6 +67,7 @@ RESULT_OPTIONS = (
     "detect_faces",
     "cascade",
     "face_margin",
+    "eyes",
 )
 
 
@@ -62,10 +77,11 @@ def main() -> None:
     detector = face_detector(opt)
     source, output = PictureSource(Path(opt.source), "--source"), Path(opt.output)
     names, attributes, people = chosen(source, opt)
+    eyes = eye_table(opt)
     with alone_in(output, f"--output {output}"):
         report = start_report(output, source, opt)
         try:
-            prepare(names, source, output, opt, detector, report)
+            prepare(names, source, output, opt, detector, eyes, report)
         except BaseException as error:
             with suppress(UserError):
                 save_report(output, report)
@@ -103,6 +119,13 @@ def _parser() -> OneLineParser:
         default=min(8, os.cpu_count() or 1),
         help="threads; 0 = none of its own",
     )
+    data.add_argument(
+        "--eyes",
+        metavar="TABLE",
+        help="turn, scale and move each face until its eyes are where all others have them, and "
+        "leave out unclear ones: a CSV with name, eye1_x, eye1_y, eye2_x, eye2_y in pixels and "
+        "perhaps likelihood, or CelebA's landmarks; --crop is then not read",
+    )
     celeba = parser.add_argument_group("CelebA (its tables are looked for in and beside --source)")
     celeba.add_argument(
         "--partition",
@@ -133,6 +156,22 @@ def prepare_options(argv: Sequence[str] | None = None) -> Namespace:
             "next call would take it for a source; name a folder outside"
         )
     return opt
+
+
+def eye_table(opt: Namespace) -> EyeTable | None:
+    """The table of --eyes, and its digest in the place of its name: what the report compares.
+
+    Raises UserError.
+    """
+    if opt.eyes is None:
+        return None
+    try:
+        text = Path(opt.eyes).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--eyes {opt.eyes}: cannot be read ({error}); check the path") from error
+    table = read_eyes(opt.eyes, text)
+    opt.eyes = digest(text.encode())[:16]
+    return table
 
 
 def chosen(source: PictureSource, opt: Namespace) -> tuple[list[str], Table | None, Table | None]:
@@ -289,6 +328,7 @@ def prepare(
     output: Path,
     opt: Namespace,
     detector: FaceDetector | None,
+    eyes: EyeTable | None,
     report: dict,
 ) -> None:
     """Write the pictures of the files and fill in the report's "pictures" and "left_out".
@@ -301,7 +341,7 @@ def prepare(
     def look_at(name: str) -> tuple[str, list[tuple[str, bytes, str]], list[str]]:
         content = source.digest(name)
         try:
-            return content, *squares(source, name, stems[name], opt, detector)
+            return content, *squares(source, name, stems[name], opt, detector, eyes)
         except UnreadableImage as error:
             return content, [], [f"unreadable: {error}"]
 
@@ -381,7 +421,12 @@ def still_whole(
 
 
 def squares(
-    source: PictureSource, name: str, stem: str, opt: Namespace, detector: FaceDetector | None
+    source: PictureSource,
+    name: str,
+    stem: str,
+    opt: Namespace,
+    detector: FaceDetector | None,
+    eyes: EyeTable | None,
 ) -> tuple[list[tuple[str, bytes, str]], list[str]]:
     """Name, PNG and digest of each picture that a file gives, and reasons for those it does not.
 
@@ -389,6 +434,10 @@ def squares(
     files can then give the same name. Raises UnreadableImage.
     """
     with open_image(source.open(name)) as image:
+        if eyes:
+            with unreadable_if_it_fails():
+                pixels, why = eyes.cut(name, to_rgb(image), opt.image_size)
+            return ([], [why]) if pixels is None else ([png_of(f"{stem}.png", pixels)], [])
         boxes = detector.boxes(image) if detector else [crop_box(image.size, opt.crop)]
         cuts, reasons = [], [] if boxes else ["no face"]
         for number, box in enumerate(boxes, 1):
@@ -396,11 +445,15 @@ def squares(
             if box[2] - box[0] < opt.min_size:
                 reasons.append(f"too small: {file} would be of {box[2] - box[0]} pixels")
                 continue
-            pixels = cut_square(image, box, opt.image_size)
-            png = io.BytesIO()
-            Image.fromarray(pixels).save(png, "PNG")
-            cuts.append((file, png.getvalue(), digest(pixels.tobytes())))
+            cuts.append(png_of(file, cut_square(image, box, opt.image_size)))
     return cuts, reasons
+
+
+def png_of(file: str, pixels: np.ndarray) -> tuple[str, bytes, str]:
+    """Name, PNG and digest of a picture."""
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    return file, png.getvalue(), digest(pixels.tobytes())
 
 
 def digest(content: bytes) -> str:

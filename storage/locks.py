@@ -74,7 +74,7 @@ def _acquire(path: Path, user: str, wait: bool) -> FileLock | None:
         except FileNotFoundError:  # a holder that ended has just removed its empty folder
             continue
         except (OSError, NotImplementedError) as error:
-            if os.access(path.parent, os.W_OK):
+            if path.parent.is_dir() and os.access(path.parent, os.W_OK):
                 print(
                     f"warning: {path}: this file system has no locks ({error}); see to it that no "
                     "other process works in this folder",
