@@ -11,6 +11,7 @@ from common import distributed
 from common.device import resolve_amp, resolve_gpu_ids
 from common.errors import UserError
 from common.options import given_options
+from common.presets import PRESETS
 from common.unread import DEMO_HAS_OWN, beside, only, refuse_unread, unless_resumed, without
 from dtn import options as dtn_options
 from losses import GAN_MODES, PENALTY_MODES
@@ -23,6 +24,7 @@ CYCLEGAN, DTN = only(model=("cyclegan",)), only(model=("dtn",))
 TRAIN = {
     **{key: [CYCLEGAN] for key in dtn_options.CYCLEGAN_ONLY},
     **{key: [DTN] for key in dtn_options.DTN_ONLY},
+    "preset": [CYCLEGAN, without("resume"), *DEMO_HAS_OWN],
     "n_blocks": [CYCLEGAN, only(generator=("resnet8", "resnet"))],
     "warm_steps": [CYCLEGAN, unless_resumed],
     "lambda_gp": [CYCLEGAN, only(gan_mode=PENALTY_MODES)],
@@ -91,6 +93,8 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     """
     parser = train_parser()
     given = given_options(parser, argv)
+    if "preset" in given:
+        parser.set_defaults(**PRESETS[given["preset"]])
     if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
         if given.get("model") == "dtn":
@@ -154,6 +158,8 @@ def defaults_beside(options: dict) -> dict:
     Of these three an unknown value counts as not given, and each has its own default in the result.
     """
     flags = ["--demo"] if options.get("demo") is True else []
+    if options.get("preset") in PRESETS:
+        flags += ["--preset", options["preset"]]
     for key, known in (("model", dtn_options.MODELS), ("gan_mode", GAN_MODES)):
         if options.get(key) in known:
             flags += [f"--{key}", options[key]]

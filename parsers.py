@@ -5,6 +5,7 @@ import os
 from argparse import BooleanOptionalAction
 
 from common.options import OneLineParser, make_parser, number, run_name, whole
+from common.presets import PRESETS
 from dtn import options as dtn_options
 from losses import GAN_MODES
 from pictures.decode import CROPS
@@ -17,6 +18,13 @@ def train_parser() -> OneLineParser:
         "options begins with an example. A try that needs no data, minutes on a CPU:\n\n"
         "  python train.py --demo",
         usage="python train.py [options]",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="a whole recipe, under the options given beside it (common/presets.py): faces, that "
+        "of the published model; cyclegan, that of Zhu et al. 2017; original, that of "
+        "anime_person_translation",
     )
     dtn_options.add_options(parser)
 
@@ -227,7 +235,7 @@ def train_parser() -> OneLineParser:
         "--name",
         type=run_name,
         help="folder in model_ckpt/ and save_image/; if not given: "
-        "<gan_mode>_<images used>, or demo",
+        "<preset or gan_mode>_<images used>, or demo",
     )
     run.add_argument(
         "--resume",

@@ -7,8 +7,9 @@ from conftest import ROOT, SOURCES
 
 import arguments
 import parsers
-from arguments import resumed_options, train_options
+from arguments import print_options, resumed_options, train_options
 from common.errors import UserError
+from common.presets import PRESETS
 
 
 def scripts_and_modules():
@@ -197,3 +198,29 @@ def test_a_run_of_an_older_version_goes_on_as_it_was():
         del saved[key]
     opt = resumed_options(saved, {}, "old.pth")
     assert (opt.generator, opt.shift, opt.warm_steps, opt.cycle_pool) == ("resnet", 0, 0, 1)
+
+
+# ---- presets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_under_what_is_given_beside_it_and_over_the_defaults(name):
+    opt, _ = train_options(["--preset", name, "--lr_G", "0.125"])
+    assert (opt.preset, opt.lr_G) == (name, 0.125)
+    assert {**PRESETS[name], "lr_G": 0.125}.items() <= vars(opt).items()
+    usual = vars(train_options([])[0])
+    assert all(usual[key] != value for key, value in PRESETS[name].items()), "a line says nothing"
+
+
+def test_a_resumed_run_keeps_its_preset():
+    saved = vars(train_options(["--preset", "faces"])[0])
+    assert resumed_options(saved, {"resume": True}).preset == "faces"
+    with pytest.raises(UserError, match="--preset"):
+        resumed_options(saved, {"resume": True, "preset": "cyclegan"})
+    with pytest.raises(UserError, match="--preset"):
+        train_options(["--preset", "faces", "--demo"])
+
+
+def test_a_preset_is_no_deviation_of_which_a_run_is_told(capsys):
+    print_options(train_options(["--preset", "faces"])[0])
+    assert "[default" not in capsys.readouterr().out.replace("preset: faces", "")

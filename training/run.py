@@ -165,7 +165,7 @@ class Run:
                     f"--resume --name {opt.name}, or choose another name"
                 )
             return opt.name
-        name = "demo" if opt.demo else f"{opt.gan_mode}_{images}"
+        name = "demo" if opt.demo else f"{opt.preset or opt.gan_mode}_{images}"
         for free in free_names(name if opt.model == "cyclegan" else f"{name}_{opt.model}"):
             with suppress(UserError):  # another training has just taken it
                 self.hold(free)
