@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.instrument import drawn
 from common.errors import UserError
+from common.presets import PRESETS
 from common.tensors import to_float, to_uint8
 from cyclegan_model import CycleGANModel
 from dataset import UnpairedBatches
@@ -67,6 +68,34 @@ def stop_at(monkeypatch):
     return arm
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_preset_trains_by_one_command_and_again_to_the_same_bits(workplace, script, preset):
+    short = (
+        "--ngf",
+        2,
+        "--ndf",
+        2,
+        "--batch_size",
+        4,
+        "--niter",
+        1,
+        "--niter_decay",
+        0,
+        "--warm_steps",
+        2,
+    )
+    runs = (f"{preset}_12", "again")
+    for flags in ((), ("--name", "again")):
+        done = script("train.py", "--preset", preset, *short, "--gpu_ids", -1, *flags)
+        assert done.code == 0, done.err
+    one, two = (load(name)["model"]["nets"] for name in runs)
+    assert same(one, two)
+    opt = json.loads(Path(f"save_image/{runs[0]}/options.json").read_text())
+    assert {
+        k: v for k, v in PRESETS[preset].items() if f"--{k}" not in short
+    }.items() <= opt.items()
+
+
 def test_training_writes_grids_log_and_checkpoints_every_epoch(workplace, train):
     done = train("--ckpt_num", 2, "--num_workers", 0)
     assert done.code == 0, done.err
@@ -99,7 +128,7 @@ def test_grid_shows_real_fake_and_reconstructed_in_full_range(workplace, train):
 
 
 def test_a_run_is_never_overwritten(workplace, train):
-    short = ("--niter", 1, "--niter_decay", 0)
+    short = ("--niter", 1, "--niter_decay", 0, "--warm_steps", 2)
     assert train(*short).code == 0
     assert "sn_12 is a run already (--resume goes on with it); this is sn_12-2" in train(*short).out
     assert sorted(os.listdir("model_ckpt")) == ["sn_12", "sn_12-2"]
@@ -130,7 +159,7 @@ def test_any_file_of_a_run_counts_as_a_run_and_is_not_overwritten(workplace, tra
 def test_an_empty_folder_is_no_run(workplace, train):
     Path("model_ckpt/run").mkdir(parents=True)
     Path("model_ckpt/run/.latest.pth.7.tmp").touch()
-    assert train("--name", "run", "--niter", 1, "--niter_decay", 0).code == 0
+    assert train("--name", "run", "--niter", 1, "--niter_decay", 0, "--warm_steps", 2).code == 0
 
 
 def test_a_domain_of_two_images_is_trained_on(workplace, train):
@@ -139,7 +168,9 @@ def test_a_domain_of_two_images_is_trained_on(workplace, train):
     for number in range(12, 80):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(f"data/person/{number}.png")
-    done = train("--name", "run", "--batch_size", 1, "--niter", 1, "--niter_decay", 0)
+    done = train(
+        "--name", "run", "--batch_size", 1, "--niter", 1, "--niter_decay", 0, "--warm_steps", 2
+    )
     assert done.code == 0, done.err
     assert log("run")[0]["figures"] == {"person": {}, "anime": {}}
 
@@ -193,7 +224,9 @@ def test_the_state_is_saved_every_save_minutes(workplace, train, monkeypatch):
     monkeypatch.setattr(
         CycleGANModel, "state_dict", lambda self: saves.append(self.steps) or state_dict(self)
     )
-    assert train("--save_minutes", 1e-9, "--niter", 1, "--niter_decay", 0).code == 0
+    assert (
+        train("--save_minutes", 1e-9, "--niter", 1, "--niter_decay", 0, "--warm_steps", 2).code == 0
+    )
     assert saves == [0, 1, 2, 2, 2]  # start, each step, end of epoch as latest and as kept
 
 
@@ -311,7 +344,7 @@ def test_what_an_epochs_order_hangs_on_cannot_change_in_its_middle(
 
 
 def test_a_checkpoint_never_says_where_or_on_what_this_machine_works(workplace, train, script):
-    assert train("--name", "run", "--niter", 1, "--niter_decay", 0).code == 0
+    assert train("--name", "run", "--niter", 1, "--niter_decay", 0, "--warm_steps", 2).code == 0
     path = "model_ckpt/run/latest.pth"
     state = torch.load(path, weights_only=True)
     state["options"] |= {"cache_dir": "elsewhere", "output": "elsewhere", "dry_run": True}
@@ -420,7 +453,12 @@ def convert(folder):
 def test_no_image_that_was_held_out_is_trained_on_under_another_name(
     many_pictures, train, script, drawn_pixels, change
 ):
-    assert train("--name", "run", "--holdout", 6, "--niter", 1, "--niter_decay", 0).code == 0
+    assert (
+        train(
+            "--name", "run", "--holdout", 6, "--niter", 1, "--niter_decay", 0, "--warm_steps", 2
+        ).code
+        == 0
+    )
     held, (_, rows) = set(), split_holdout(80, 6)
     for folder in (Path("data/anime"), Path("data/person")):
         held |= {bytes(np.array(Image.open(folder / f"{row:02}.png"))) for row in rows}
@@ -477,7 +515,12 @@ def test_figures_of_few_images_are_printed_beside_chance(many_pictures, train):
 
 
 def test_a_runs_split_is_part_of_it_and_another_holdout_is_refused(many_pictures, train, script):
-    assert train("--name", "run", "--holdout", 4, "--niter", 1, "--niter_decay", 0).code == 0
+    assert (
+        train(
+            "--name", "run", "--holdout", 4, "--niter", 1, "--niter_decay", 0, "--warm_steps", 2
+        ).code
+        == 0
+    )
     done = script("train.py", "--resume", "--holdout", 6, "--gpu_ids", -1)
     assert done.code == 2 and "--holdout 6: run was begun with 4" in done.err, done.err
     assert script("train.py", "--resume", "--holdout", 4, "--gpu_ids", -1).code == 0
@@ -487,7 +530,7 @@ def test_what_is_held_out_was_never_trained_on_though_the_dataset_grew(
     many_pictures, train, script, monkeypatch, drawn_pixels
 ):
     """Also what test.py and evaluate.py call held out."""
-    short = ("--niter", 1, "--niter_decay", 0)
+    short = ("--niter", 1, "--niter_decay", 0, "--warm_steps", 2)
     assert train("--name", "run", "--holdout", 6, "--dataset_size", 60, *short).code == 0
     names = load("run")["held_out"]
     grown = ("--niter", 2, "--dataset_size", 64, "--gpu_ids", -1)
@@ -543,7 +586,7 @@ def test_copies_of_what_is_held_out_are_neither_held_out_nor_trained_on():
 def test_a_checkpoint_without_its_split_is_split_as_before_and_a_change_is_told(
     many_pictures, train, script
 ):
-    assert train("--name", "run", "--niter", 1, "--niter_decay", 0).code == 0
+    assert train("--name", "run", "--niter", 1, "--niter_decay", 0, "--warm_steps", 2).code == 0
     path = "model_ckpt/run/latest.pth"
     state = torch.load(path, weights_only=True)
     names = state.pop("held_out")
@@ -635,7 +678,7 @@ def test_a_best_of_other_measurements_is_set_aside_and_never_compared(
         return getattr(features, "other", None) or load_features()
 
     monkeypatch.setattr(logbook, "load_features", features)
-    short = ("--niter", 1, "--niter_decay", 0)
+    short = ("--niter", 1, "--niter_decay", 0, "--warm_steps", 2)
     assert train("--name", "run", "--holdout", "7", *short).code == 0
     path = "model_ckpt/run/latest.pth"
     good = Path("model_ckpt/run/best.pth").read_bytes()
