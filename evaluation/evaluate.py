@@ -230,7 +230,7 @@ def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dic
         ("domain_A_path", "anime", opt.train_A_path),
         ("domain_B_path", "person", opt.train_B_path),
     ):
-        own, own_set = getattr(trained, key), None
+        own, own_set, held = getattr(trained, key), None, np.arange(0)
         if own and Path(own).is_dir() and find_images(Path(own)):
             own_set = load_folder(
                 Path(own),

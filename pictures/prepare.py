@@ -44,16 +44,7 @@ REPORT = "report.json"
 SAVE_SECONDS = 30  # between saves of the report: what is lost when the process is killed
 # By file: why it gave no picture, the pictures that it gave, and what it held (its digest).
 LISTS = ("left_out", "pictures", "contents")
-RESULT_OPTIONS = (
-    "image_size",
-    "crop",
-    "min_size",
-    "partition",
-    "attributes",
-    "detect_faces",
-    "cascade",
-    "face_margin",
-)
+NOT_OF_THE_RESULT = ("source", "output", "num_workers")  # of the options; source by its full path
 
 
 @one_line_errors
@@ -191,7 +182,7 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
     """
     names = "\n".join(source.names).encode(errors="replace")
     options = {"source": str(source.path.absolute()), "source_files": digest(names)[:16]}
-    options |= {key: getattr(opt, key) for key in RESULT_OPTIONS}
+    options |= {key: value for key, value in vars(opt).items() if key not in NOT_OF_THE_RESULT}
     try:
         there = [name for name in os.listdir(output) if not name.endswith((".tmp", ".lock"))]
         before = json.loads((output / REPORT).read_bytes()) if there else None
@@ -225,15 +216,12 @@ def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
 def is_report(report: Any) -> bool:
     """Whether that is what save_report wrote: files of names that lead nowhere else."""
     try:
-        files = list(chain.from_iterable(report["pictures"].values()))
-        reasons = list(chain.from_iterable(report["left_out"].values()))
         lists = [*report["pictures"].values(), *report["left_out"].values()]
         return (
-            isinstance(report["options"], dict)
-            and isinstance(report["contents"], dict)
+            all(isinstance(report[key], dict) for key in ("options", *LISTS))
             and all(isinstance(x, list) for x in lists)
-            and all(isinstance(x, str) for x in files + reasons)
-            and all(Path(file).name == file for file in files)
+            and all(isinstance(x, str) for x in chain.from_iterable(lists))
+            and all(Path(x).name == x for x in chain.from_iterable(report["pictures"].values()))
         )
     except (LookupError, TypeError, AttributeError):
         return False
@@ -328,7 +316,6 @@ def prepare(
         for chunk in chunks(names):
             new: dict[str, bytes] = {}
             pictures: dict[str, list[str]] = {}
-            left_out: dict[str, list[str]] = {}
             for name, (content, cuts, reasons) in zip(chunk, run(look_at, chunk), strict=True):
                 for file, png, pixels in cuts:
                     if first.setdefault(pixels, file) == file:
@@ -337,12 +324,11 @@ def prepare(
                     else:
                         reasons.append(f"duplicate: {file} would equal {first[pixels]}")
                 if reasons:
-                    left_out[name] = reasons
+                    report["left_out"][name] = reasons
                 report["contents"][name] = content
                 bar.update()
             list(run(write, new.items()))
             report["pictures"] |= pictures
-            report["left_out"] |= left_out
             if time.monotonic() > saved + SAVE_SECONDS:
                 save_report(output, report)
                 saved = time.monotonic()
@@ -355,26 +341,28 @@ def still_whole(
 
     By file, and by digest. run: map, or that of a pool.
     """
-    pictures: dict[str, list[str]] = report["pictures"]
 
-    def look_at(file: str) -> str | None:
-        try:
-            with open_image(output / file) as image:
-                pixels = np.asarray(image)
-        except UnreadableImage:
+    def look_at(name: str) -> list[str] | None:
+        if source.digest(name) not in ("", report["contents"].get(name)):  # "" tells nothing
             return None
-        return digest(pixels.tobytes()) if pixels.shape == (image_size, image_size, 3) else None
+        digests = []
+        with suppress(UnreadableImage):
+            for file in report["pictures"][name]:
+                with open_image(output / file) as image:
+                    pixels = np.asarray(image)
+                if pixels.shape != (image_size, image_size, 3):
+                    return None
+                digests.append(digest(pixels.tobytes()))
+            return digests
+        return None
 
     whole: dict[str, list[str]] = {}
     first: dict[str, str] = {}
-    for chunk in chunks(list(pictures)):
-        digests = run(look_at, chain.from_iterable(pictures[name] for name in chunk))
-        for name, content in zip(chunk, run(source.digest, chunk), strict=True):
-            found = [next(digests) for _ in pictures[name]]
-            same = content in ("", report["contents"].get(name))  # "" tells nothing
-            if same and None not in found:
-                whole[name] = pictures[name]
-                first.update(zip(found, whole[name], strict=True))
+    for chunk in chunks(list(report["pictures"])):
+        for name, digests in zip(chunk, run(look_at, chunk), strict=True):
+            if digests is not None:
+                whole[name] = report["pictures"][name]
+                first.update(zip(digests, whole[name], strict=True))
     if whole:
         say(f"{output}: goes on after {len(whole)} files")
     return whole, first
