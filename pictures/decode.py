@@ -212,8 +212,12 @@ def cut_square(image: Image.Image, box: tuple[int, int, int, int], image_size: i
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to sRGB by its colour profile: transparency on white, deep numbers scaled."""
-    rgb, alpha = to_rgb_and_alpha(image)
-    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha) if alpha else rgb
+    image, alpha = to_rgb_and_alpha(image)
+    if alpha:
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=alpha)  # in place: of 64 million pixels each copy takes 256 MB
+        return white
+    return image
 
 
 def to_rgb_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -224,7 +228,7 @@ def to_rgb_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
     kind = {"1": "L", "LA": "L", "La": "L"}.get(image.mode, image.mode)
     alpha = None
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         alpha = image.getchannel("A")
     way = way_to_srgb(profile, kind) if isinstance(profile, bytes) else None
     image = way.apply(image.convert(way.input_mode)) if way else image.convert("RGB")

@@ -1,8 +1,6 @@
 """Make a folder of pictures for training: from CelebA's download, or from any folder or zip."""
 
-import hashlib
 import io
-import json
 import os
 import time
 from argparse import Namespace
@@ -10,9 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -44,6 +40,7 @@ from pictures.decode import (
 )
 from pictures.faces import FaceDetector, add_face_options, face_detector
 from pictures.names import flat_stems
+from pictures.report import REPORT, digest, save_report, start_report
 from pictures.source import PictureSource
 from storage.files import atomic_write
 from storage.locks import alone_in
@@ -54,21 +51,7 @@ FACES = {
     "eyes": [without("detect_faces")],
 }
 
-REPORT = "report.json"
 SAVE_SECONDS = 30  # between saves of the report: what is lost when the process is killed
-# By file: why it gave no picture, the pictures that it gave, and what it held (its digest).
-LISTS = ("left_out", "pictures", "contents")
-RESULT_OPTIONS = (
-    "image_size",
-    "crop",
-    "min_size",
-    "partition",
-    "attributes",
-    "detect_faces",
-    "cascade",
-    "face_margin",
-    "eyes",
-)
 
 
 @one_line_errors
@@ -220,68 +203,7 @@ def chosen(source: PictureSource, opt: Namespace) -> tuple[list[str], Table | No
     return names, attributes, find(IDENTITY_TABLES, range(2**31), 1)
 
 
-# ---- the report --------------------------------------------------------------------------------
-
-
-def start_report(output: Path, source: PictureSource, opt: Namespace) -> dict:
-    """The report of an earlier call with the same options, or a new one, saved.
-
-    Raises UserError if the folder holds anything else, or was made in another way.
-    """
-    names = "\n".join(source.names).encode(errors="replace")
-    options = {"source": str(source.path.absolute()), "source_files": digest(names)[:16]}
-    options |= {key: getattr(opt, key) for key in RESULT_OPTIONS}
-    try:
-        there = [name for name in os.listdir(output) if not name.endswith((".tmp", ".lock"))]
-        before = json.loads((output / REPORT).read_bytes()) if there else None
-        if there and not is_report(before):
-            raise ValueError(f"its {REPORT} is damaged")
-        if before and (before["pictures"] or len(there) > 1):  # not all may be in it yet
-            for key, value in options.items():
-                if before["options"].get(key) != value:
-                    was = f"--{key} {before['options'].get(key)} and not {value}"
-                    was = "other files in --source" if key == "source_files" else was
-                    raise UserError(
-                        f"--output {output}: was made with {was}; choose another "
-                        "folder, or the same options to go on"
-                    )
-            return {key: before[key] for key in ("options", *LISTS)}
-    except FileNotFoundError as error:
-        if os.path.isdir(output):
-            raise UserError(
-                f"--output {output}: is not empty, and holds no {REPORT} of an earlier "
-                "call to go on with; choose another folder"
-            ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"--output {output}: cannot be used ({error}); choose another folder"
-        ) from error
-    report = {"options": options} | {key: {} for key in LISTS}
-    save_report(output, report)
-    return report
-
-
-def is_report(report: Any) -> bool:
-    """Whether that is what save_report wrote: files of names that lead nowhere else."""
-    try:
-        files = list(chain.from_iterable(report["pictures"].values()))
-        reasons = list(chain.from_iterable(report["left_out"].values()))
-        lists = [*report["pictures"].values(), *report["left_out"].values()]
-        return (
-            isinstance(report["options"], dict)
-            and isinstance(report["contents"], dict)
-            and all(isinstance(x, list) for x in lists)
-            and all(isinstance(x, str) for x in files + reasons)
-            and all(Path(file).name == file for file in files)
-        )
-    except (LookupError, TypeError, AttributeError):
-        return False
-
-
-def save_report(output: Path, report: dict) -> None:
-    files = {key: dict(sorted(report[key].items())) for key in LISTS}
-    with atomic_write(output / REPORT) as file:
-        file.write(json.dumps({"finished": False} | report | files, indent=1).encode())
+# ---- the end ------------------------------------------------------------------------------------
 
 
 def finish(
@@ -368,7 +290,6 @@ def prepare(
         for chunk in chunks(names):
             new: dict[str, bytes] = {}
             pictures: dict[str, list[str]] = {}
-            left_out: dict[str, list[str]] = {}
             for name, (content, cuts, reasons) in zip(chunk, run(look_at, chunk), strict=True):
                 for file, png, pixels in cuts:
                     if first.setdefault(pixels, file) == file:
@@ -377,12 +298,11 @@ def prepare(
                     else:
                         reasons.append(f"duplicate: {file} would equal {first[pixels]}")
                 if reasons:
-                    left_out[name] = reasons
+                    report["left_out"][name] = reasons
                 report["contents"][name] = content
                 bar.update()
             list(run(write, new.items()))
             report["pictures"] |= pictures
-            report["left_out"] |= left_out
             if time.monotonic() > saved + SAVE_SECONDS:
                 save_report(output, report)
                 saved = time.monotonic()
@@ -395,26 +315,28 @@ def still_whole(
 
     By file, and by digest. run: map, or that of a pool.
     """
-    pictures: dict[str, list[str]] = report["pictures"]
 
-    def look_at(file: str) -> str | None:
-        try:
-            with open_image(output / file) as image:
-                pixels = np.asarray(image)
-        except UnreadableImage:
+    def look_at(name: str) -> list[str] | None:
+        if source.digest(name) not in ("", report["contents"].get(name)):  # "" tells nothing
             return None
-        return digest(pixels.tobytes()) if pixels.shape == (image_size, image_size, 3) else None
+        digests = []
+        with suppress(UnreadableImage):
+            for file in report["pictures"][name]:
+                with open_image(output / file) as image:
+                    pixels = np.asarray(image)
+                if pixels.shape != (image_size, image_size, 3):
+                    return None
+                digests.append(digest(pixels.tobytes()))
+            return digests
+        return None
 
     whole: dict[str, list[str]] = {}
     first: dict[str, str] = {}
-    for chunk in chunks(list(pictures)):
-        digests = run(look_at, chain.from_iterable(pictures[name] for name in chunk))
-        for name, content in zip(chunk, run(source.digest, chunk), strict=True):
-            found = [next(digests) for _ in pictures[name]]
-            same = content in ("", report["contents"].get(name))  # "" tells nothing
-            if same and None not in found:
-                whole[name] = pictures[name]
-                first.update(zip(found, whole[name], strict=True))
+    for chunk in chunks(list(report["pictures"])):
+        for name, digests in zip(chunk, run(look_at, chunk), strict=True):
+            if digests is not None:
+                whole[name] = report["pictures"][name]
+                first.update(zip(digests, whole[name], strict=True))
     if whole:
         say(f"{output}: goes on after {len(whole)} files")
     return whole, first
@@ -454,10 +376,6 @@ def png_of(file: str, pixels: np.ndarray) -> tuple[str, bytes, str]:
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
     return file, png.getvalue(), digest(pixels.tobytes())
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def chunks(names: list[str]) -> Iterator[list[str]]:

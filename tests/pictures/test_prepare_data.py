@@ -517,9 +517,3 @@ def test_every_option_has_a_help_text_and_is_read():
     for action in prepare_data._parser()._actions:
         assert action.help
         assert action.dest == "help" or re.search(rf"\bopt\.{action.dest}\b", text), action.dest
-
-
-def test_options_that_change_the_pictures_are_compared_with_those_of_an_earlier_call():
-    others = {"help", "source", "output", "num_workers"}
-    options = {action.dest for action in prepare_data._parser()._actions} - others
-    assert options == set(prepare_data.RESULT_OPTIONS)
