@@ -83,6 +83,7 @@ def as_checkpoint(path: Path, state: object) -> dict:
         "encoder_options": isinstance(model.get("encoder_options"), dict | None),
         "data": isinstance(state.get("data", {}), dict),
         "held_out": _are_names(state.get("held_out", {})),
+        "asked": _is_by_name(state.get("asked", {})),
         "best": state.get("best") is None or _is_best(state["best"]),
     }
     for key, kept in rules.items():
@@ -105,8 +106,11 @@ def refuse_misfit(path: Path, state: dict, model: "TranslationModel") -> None:
             _refuse_unlike(name, state["nets"][name], net.state_dict())
         for name in ("optimizer_G", "optimizer_D"):
             weights = dict(enumerate(getattr(model, name).param_groups[0]["params"]))
-            if len(state[name]["param_groups"][0]["params"]) != len(weights):
+            group = state[name]["param_groups"][0]
+            if len(group["params"]) != len(weights):
                 raise ValueError(f"{name} is of other nets")
+            if not _is_number(group["lr"]) or group["lr"] < 0:
+                raise ValueError(f"{name} has the learning rate {shown(group['lr'])}")
             for number, found in state[name]["state"].items():
                 own = dict.fromkeys(("exp_avg", "exp_avg_sq"), weights[number])
                 _refuse_unlike(f"{name}.{number}", found, {"step": torch.zeros(()), **own})
