@@ -12,7 +12,15 @@ from common.device import resolve_amp, resolve_gpu_ids
 from common.errors import UserError
 from common.options import given_options
 from common.presets import PRESETS
-from common.unread import DEMO_HAS_OWN, beside, only, refuse_unread, unless_resumed, without
+from common.unread import (
+    DEMO_HAS_OWN,
+    as_flag,
+    beside,
+    only,
+    refuse_unread,
+    unless_resumed,
+    without,
+)
 from dtn import options as dtn_options
 from losses import GAN_MODES, PENALTY_MODES
 from networks import image_size_problem
@@ -65,6 +73,9 @@ DEMO_DEFAULTS = {
 }
 # What these were before they were options, or before their defaults changed: older checkpoints.
 BEFORE = {"generator": "resnet", "shift": 0, "warm_steps": 0, "cycle_pool": 1}
+# Where one is not given, it follows from other options or from the machine. A checkpoint keeps both
+# what was asked for and what came of it, and a resumed run works it out anew.
+RESOLVED = ("discriminator", "n_critic", "spectral_norm", "amp", "compile")
 # What this machine or this call has; never read from a checkpoint.
 MACHINE = ("gpu_ids", "num_workers", "dry_run")
 # A checkpoint holds nets of these shapes; --resume cannot change them.
@@ -94,7 +105,7 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     parser = train_parser()
     given = given_options(parser, argv)
     if "preset" in given:
-        parser.set_defaults(**PRESETS[given["preset"]])
+        parser.set_defaults(**PRESETS[str(given["preset"])])
     if given.get("demo"):
         parser.set_defaults(**DEMO_DEFAULTS)
         if given.get("model") == "dtn":
@@ -106,10 +117,13 @@ def train_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
     return (opt if opt.resume or opt.init_from else _check_training(opt, given)), given
 
 
-def resumed_options(saved: dict, given: dict, source: object = "the file") -> Namespace:
+def resumed_options(
+    saved: dict, given: dict, source: object = "the file", asked: dict | None = None
+) -> Namespace:
     """Lay the options given on the command line over those saved in a checkpoint, `source`.
 
-    Raises UserError where one of them would change the architecture, or cannot be.
+    asked: those of RESOLVED as that run was asked for them. Raises UserError where an option would
+    change the architecture, or cannot be.
     """
     defaults = vars(train_parser().parse_args([]))
     # A checkpoint of an older version may lack options, one of a newer may have more.
@@ -124,10 +138,20 @@ def resumed_options(saved: dict, given: dict, source: object = "the file") -> Na
                 f"{saved[key]}, and its architecture cannot change; leave the option out, or start "
                 "a new run"
             )
-    machine = {key: defaults[key] for key in MACHINE}
+    asked = {key: value for key, value in (asked or {}).items() if key in RESOLVED}
+    check_options(train_parser(), asked, source)
     if saved["amp"] == "bf16":  # perhaps what auto found on another machine
-        machine["amp"] = "auto"
-    return _check_training(Namespace(**{**saved, **machine, **given}), given)
+        asked.setdefault("amp", "auto")
+    machine = {key: defaults[key] for key in MACHINE}
+    opt = _check_training(Namespace(**{**saved, **asked, **machine, **given}), given)
+    for key in ("discriminator", "spectral_norm"):
+        if saved[key] not in (None, getattr(opt, key)) and key not in given:
+            raise UserError(
+                f"--gan_mode {opt.gan_mode}: makes {as_flag(key, getattr(opt, key))} of what is "
+                f"not given, but the run to resume was trained with {as_flag(key, saved[key])}, "
+                "and its architecture cannot change; give that too, or start a new run"
+            )
+    return opt
 
 
 def test_options(argv: Sequence[str] | None = None) -> tuple[Namespace, dict]:
@@ -171,12 +195,34 @@ def defaults_beside(options: dict) -> dict:
     return defaults | {"demo": False, "model": "cyclegan", "gan_mode": mode}
 
 
+def follow_gan_mode(gan_mode: str) -> dict:
+    """What --gan_mode makes of options that are not given."""
+    alone = gan_mode in ("wgan", "wgangp")
+    return {
+        "discriminator": "patch" if alone else "sagan",
+        "n_critic": 5 if alone else 1,
+        "spectral_norm": not alone,
+    }
+
+
+def tell_changes(saved: dict, opt: Namespace) -> None:
+    """Print which options of a resumed run are not what they were, given or not."""
+    skipped = (*MACHINE, "name", "resume", "init_from")
+    changed = [
+        f"{as_flag(key, value)} (was {saved[key]})"
+        for key, value in sorted(vars(opt).items())
+        if key in saved and saved[key] != value and key not in skipped
+    ]
+    if changed:
+        print(f"Changed since {opt.name} was saved: {', '.join(changed)}")
+
+
 def print_options(opt: Namespace) -> None:
     """Print every option in alphabetical order, those that differ from the default marked."""
     defaults = defaults_beside(vars(opt))
     print("----------------- options -----------------")
-    for key, value in sorted(vars(opt).items()):
-        default = defaults[key]
+    for key in sorted(vars(opt).keys() - {"asked"}):
+        value, default = getattr(opt, key), defaults[key]
         # Values that were found out on this machine are no choice of the user's.
         changed = value != default and key not in ("gpu_ids", "num_workers")
         print(f"{key:>18}: {value!s:<24}" + (f" [default: {default}]" if changed else ""))
@@ -188,16 +234,14 @@ def _check_training(opt: Namespace, given: dict) -> Namespace:
 
     given: options that stand on the command line, which must all have an effect.
 
-    Options of another model are left out of what comes back.
+    Options of another model are left out of what comes back; `asked` is added: RESOLVED, as they
+    were asked for.
     """
+    opt.asked = {key: getattr(opt, key) for key in RESOLVED}
     dtn_options.choose_gan_mode(opt)
-    wasserstein_alone = opt.gan_mode in ("wgan", "wgangp")
-    if opt.discriminator is None:
-        opt.discriminator = "patch" if wasserstein_alone else "sagan"
-    if opt.n_critic is None:
-        opt.n_critic = 5 if wasserstein_alone else 1
-    if opt.spectral_norm is None:
-        opt.spectral_norm = not wasserstein_alone
+    for key, value in follow_gan_mode(opt.gan_mode).items():
+        if getattr(opt, key) is None:
+            setattr(opt, key, value)
     refuse_unread(TRAIN, given, opt)
     opt.gpu_ids = resolve_gpu_ids(opt.gpu_ids)
     opt.amp = resolve_amp(opt.amp, opt.gpu_ids)

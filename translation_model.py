@@ -1,6 +1,7 @@
 """What the models share: the step, device, bf16, averaged weights, losses, state."""
 
 import copy
+import math
 from argparse import Namespace
 from collections.abc import Iterator
 
@@ -58,6 +59,7 @@ class TranslationModel:
         self.optimizer_D = torch.optim.Adam(parameters_D, opt.lr_D, betas, fused=True)
         self.steps = 0
         self.steps_D = 0  # of the discriminators: these also learn before the first step
+        self.most_lr = {"G": math.inf, "D": math.inf}
         distributed.copy_from_rank_zero(self.nets.values())
         self.health = Health(self.device)
 
@@ -215,10 +217,31 @@ class TranslationModel:
         return self.nets.get(f"{name}_ema", self.nets[name])
 
     def update_learning_rate(self, epoch: int) -> None:
-        """Set the learning rates of epoch 0, 1, ... from the schedule."""
+        """Set the learning rates of epoch 0, 1, ...: the schedule's, but `most_lr` at most."""
         factor = lr_factor(epoch, self.opt.niter, self.opt.niter_decay)
-        self.optimizer_G.param_groups[0]["lr"] = self.opt.lr_G * factor
-        self.optimizer_D.param_groups[0]["lr"] = self.opt.lr_D * factor
+        rate_G, rate_D = self.opt.lr_G * factor, self.opt.lr_D * factor
+        self.optimizer_G.param_groups[0]["lr"] = min(rate_G, self.most_lr["G"])
+        self.optimizer_D.param_groups[0]["lr"] = min(rate_D, self.most_lr["D"])
+
+    def keep_learning_rates_down(self, state: dict, epoch: int, given: dict) -> None:
+        """Let a resumed run's rates not rise above those it stopped at, but where they are given.
+
+        A longer schedule would raise them, many times over after a decay. state: its state_dict();
+        epoch: the next, from 0; given: options on the command line. Says so in one line.
+        """
+        factor = lr_factor(epoch, self.opt.niter, self.opt.niter_decay)
+        held = []
+        for net, rate in (("G", self.opt.lr_G), ("D", self.opt.lr_D)):
+            last = state[f"optimizer_{net}"]["param_groups"][0]["lr"]
+            if f"lr_{net}" not in given:
+                self.most_lr[net] = last
+                if rate * factor > last:
+                    held.append(f"that of {net} at {last:.3g}, not {rate * factor:.3g}")
+        if held:
+            print(
+                "The learning rates stay where they stopped, since the longer schedule would raise "
+                f"them: {', '.join(held)}; --lr_G and --lr_D set others"
+            )
 
     def attention_gammas(self) -> dict[str, float]:
         """The weight that each self-attention layer has learned, by net and layer."""

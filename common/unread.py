@@ -41,7 +41,7 @@ def without(other: str) -> Rule:
 
     def rule(opt: Namespace) -> str | None:
         value = getattr(opt, other)
-        return value and f"is not read beside {_flag(other, value)}; leave one of them out"
+        return value and f"is not read beside {as_flag(other, value)}; leave one of them out"
 
     return rule
 
@@ -59,10 +59,11 @@ def refuse_unread(rows: dict[str, list[Rule]], given: dict, opt: Namespace) -> N
     for key in rows:
         for rule in rows[key] if key in given else ():
             if why := rule(opt):
-                raise UserError(f"{_flag(key, given[key])}: {why}")
+                raise UserError(f"{as_flag(key, given[key])}: {why}")
 
 
-def _flag(key: str, value: object) -> str:
+def as_flag(key: str, value: object) -> str:
+    """An option as it would be typed."""
     if isinstance(value, bool):
         return f"--{key}" if value else f"--no-{key}"
     return f"--{key} {' '.join(value) if isinstance(value, list) else value}"

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
-from arguments import resumed_options
+from arguments import follow_gan_mode, resumed_options
 from common import distributed
 from common.errors import UserError
+from common.unread import as_flag
 from cyclegan_model import GENERATORS
 from interop.build import make_model, refuse_misfit, spectral_normed
 from interop.layouts import ORIGINAL, ORIGINAL_NAMES, PUBLISHED, Found, read_generators
@@ -134,13 +135,24 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
             f"--warm_steps {given['warm_steps']}: --init_from {found.path} brings its "
             "discriminators, and nothing is left to warm; leave it out"
         )
+    usual = follow_gan_mode(str(found.options.get("gan_mode")))
+    followed = {key: value for key, value in shape.items() if usual.get(key) == value}
     taken = {
         key: found.options[key]
         for key in ("image_size", "crop")
         if key in found.options and key not in given
     }
     try:
-        new = resumed_options({**vars(opt), **taken, **shape, "gpu_ids": None}, given, found.path)
+        kept = {key: value for key, value in shape.items() if key not in followed}
+        new = resumed_options({**vars(opt), **taken, **kept}, given, found.path)
+        for key, value in followed.items():
+            if getattr(new, key) != value:
+                raise UserError(
+                    f"--gan_mode {new.gan_mode}: makes {as_flag(key, getattr(new, key))} of what "
+                    f"is not given, but the discriminators there are {as_flag(key, value)}; give "
+                    "that too, their --gan_mode, or the generators alone, which publish.py takes "
+                    "out"
+                )
     except UserError as error:
         brought = ", ".join(f"{key} {shown(value)}" for key, value in (taken | shape).items())
         raise UserError(f"{error} (--init_from {found.path} brings {brought})") from error

@@ -1,11 +1,11 @@
 """Checkpoints: one file with everything, plain types and tensors only, whole or absent.
 
 A run lives in model_ckpt/<name>/: latest.pth, which --resume and test.py take, and epoch_0020.pth,
-epoch_0040.pth ..., which are kept. A file is a dict: "format", "options" (all of them), "epoch" and
-"batch" (where training goes on), "totals" (loss sums of the epoch so far), "data" (fingerprints of
-the image folders), "held_out" (hashes of the images that the run never trains on, by folder),
-"measured_on" (which images and features "best" was measured with), "model" (see
-TranslationModel.state_dict).
+epoch_0040.pth ..., which are kept. A file is a dict: "format", "options" (all of them), "asked"
+(arguments.RESOLVED, as the run was asked for them), "epoch" and "batch" (where training goes on),
+"totals" (loss sums of the epoch so far), "data" (fingerprints of the image folders), "held_out"
+(hashes of the images that the run never trains on, by folder), "measured_on" (which images and
+features "best" was measured with), "model" (see TranslationModel.state_dict).
 """
 
 import itertools

@@ -11,7 +11,7 @@ from common.errors import UserError, one_line
 FORMAT = 1  # of checkpoints
 # What a checkpoint holds, and its model.
 TYPES = {"format": int, "options": dict, "epoch": int, "batch": int, "totals": dict, "model": dict}
-MODEL_TYPES = {"nets": dict, "steps": int}
+MODEL_TYPES = {"asked": dict, "nets": dict, "steps": int}  # the first is new
 # What Python and torch raise where options or weights of a damaged or foreign file do not fit.
 LOAD_ERRORS = (
     ArithmeticError,
@@ -89,7 +89,8 @@ def as_checkpoint(path: Path, state: object) -> dict:
         raise UserError(f"{path}: a file of tensors, but not a checkpoint that train.py wrote")
     if type(state["format"]) is not int or state["format"] != FORMAT:
         raise UserError(f"{path}: format {shown(state['format'])}, but this version reads {FORMAT}")
-    parts = {**state, **state["model"]} if isinstance(state["model"], dict) else state
+    model = state["model"] if isinstance(state["model"], dict) else {}
+    parts = {"asked": {}, **state, **model}
     for key, kind in {**TYPES, **MODEL_TYPES}.items():
         if not isinstance(parts.get(key), kind):
             raise UserError(

@@ -154,6 +154,58 @@ def test_resume_takes_saved_options_under_given_ones():
     assert (opt.ngf, opt.niter, opt.seed) == (8, 5, 7)
 
 
+def asked_and_saved(*flags):
+    opt = vars(train_options([*flags])[0])
+    return opt.pop("asked"), opt
+
+
+@pytest.mark.parametrize(
+    "flags, mode, words",
+    [
+        ("--gan_mode wgan", "sn", "--discriminator sagan .*trained with --discriminator patch"),
+        ("--gan_mode wgangp", "lsgan", "--discriminator sagan .* --discriminator patch, .*cannot"),
+        ("", "wgan", "--discriminator patch .* --discriminator sagan"),
+        (
+            "--discriminator patch",
+            "wgan",
+            "--gan_mode wgan: makes --no-spectral_norm .*trained with --spectral_norm",
+        ),
+    ],
+)
+def test_an_objective_that_would_have_other_discriminators_is_refused(flags, mode, words):
+    asked, saved = asked_and_saved(*flags.split())
+    with pytest.raises(UserError, match=words):
+        resumed_options(saved, {"gan_mode": mode}, "x", asked)
+
+
+def test_what_followed_from_another_option_follows_from_the_new_one_unless_it_was_asked_for(capsys):
+    kept = {"discriminator": "patch", "spectral_norm": False}
+    asked, saved = asked_and_saved("--gan_mode", "wgan", "--n_critic", "5")
+    opt = resumed_options(saved, {"gan_mode": "sn", **kept}, "x", asked)
+    assert (opt.discriminator, opt.spectral_norm, opt.n_critic) == ("patch", False, 5)
+    asked, saved = asked_and_saved("--gan_mode", "wgan")
+    opt = resumed_options(saved, {"gan_mode": "sn", **kept}, "x", asked)
+    assert opt.n_critic == 1 and opt.asked["n_critic"] is None
+    arguments.tell_changes(saved, opt)
+    told = capsys.readouterr().out
+    assert "--gan_mode sn (was wgan), --n_critic 1 (was 5)" in told and told.count("\n") == 1
+    opt = resumed_options(saved, {}, "x", asked)
+    assert opt.n_critic == 5
+    arguments.tell_changes(saved, opt)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, there", [("", "bf16"), ("--amp off", "off")])
+def test_amp_auto_is_worked_out_anew_where_a_run_goes_on(monkeypatch, capsys, flags, there):
+    monkeypatch.setattr(arguments, "resolve_amp", lambda amp, _: "off" if amp == "auto" else amp)
+    asked, saved = asked_and_saved(*flags.split())
+    assert saved["amp"] == "off"
+    monkeypatch.setattr(arguments, "resolve_amp", lambda amp, _: "bf16" if amp == "auto" else amp)
+    opt = resumed_options(saved, {}, "x", asked)
+    arguments.tell_changes(saved, opt)
+    assert opt.amp == there and ("--amp bf16 (was off)" in capsys.readouterr().out) == (not flags)
+
+
 def test_checkpoints_of_other_versions_may_lack_options_or_have_more():
     saved = vars(train_options("--ngf 8".split())[0])
     del saved["amp"]

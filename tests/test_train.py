@@ -360,6 +360,35 @@ def test_a_checkpoint_never_says_where_or_on_what_this_machine_works(workplace, 
     assert not list(workplace.parent.rglob("elsewhere")) and load("run")["epoch"] == 2
 
 
+def test_resume_never_raises_the_learning_rates_unless_they_are_given(workplace, train, script):
+    flags = ("--niter", 1, "--niter_decay", 3)
+    assert train("--name", "run", *flags).code == 0
+    falling = pytest.approx([1e-4, 7.5e-5, 5e-5, 2.5e-5])
+    assert [record["lr_G"] for record in log("run")] == falling
+    shutil.copytree("model_ckpt/run", "model_ckpt/other")
+    resume = ("train.py", "--resume", "--gpu_ids", -1, "--name")
+    done = script(*resume, "run", "--niter", 5)
+    assert done.code == 0 and "rates stay where they stopped" in done.out, done.err
+    assert "that of G at 2.5e-05, not 0.0001, that of D at 0.0001, not 0.0004; --lr" in done.out
+    assert [record["lr_G"] for record in log("run")[4:]] == [2.5e-5] * 4
+    assert [record["lr_D"] for record in log("run")[4:]] == [1e-4] * 4
+    done = script(*resume, "other", "--niter", 5, "--lr_G", 1e-4)
+    assert done.code == 0 and "stopped, since" in done.out and "that of G" not in done.out
+    assert [record["lr_G"] for record in log("other")] == falling
+    assert {record["lr_D"] for record in log("other")} == {1e-4}
+
+
+def test_a_wgan_run_never_becomes_a_hinge_run_unsaid(workplace, train, script):
+    flags = ("--niter", 1, "--niter_decay", 0, "--gan_mode", "wgan")
+    assert train("--name", "run", *flags).code == 0
+    resume = ("train.py", "--resume", "--gpu_ids", -1, "--niter", 2, "--gan_mode", "sn")
+    done = script(*resume)
+    assert done.code == 2 and "makes --discriminator sagan of what is not given" in done.err
+    done = script(*resume, "--discriminator", "patch", "--no-spectral_norm")
+    assert done.code == 0, done.err
+    assert "Changed since run was saved: --gan_mode sn (was wgan), --n_critic 1 (was 5)" in done.out
+
+
 def test_resume_takes_new_betas(workplace, train, script):
     assert train("--name", "run").code == 0
     assert script("train.py", "--resume", "--niter", 3, "--beta1", 0.5, "--gpu_ids", -1).code == 0

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from arguments import resumed_options
+from arguments import resumed_options, tell_changes
 from common import distributed
 from common.errors import UserError
 from common.health import NonFiniteLoss
@@ -109,7 +109,7 @@ class Run:
 
     def __init__(self, opt: Namespace, given: dict, until_the_end: ExitStack) -> None:
         self.until_the_end = until_the_end
-        self.opt = opt
+        self.opt, self.given = opt, given
         self.saved: dict | None = None
         self.start: Found | None = None
         self.epoch, self.batch = 0, 0
@@ -132,6 +132,8 @@ class Run:
             asked = "gpu_ids" in given
             self.opt.gpu_ids = distributed.start(self.opt.gpu_ids, self.opt.batch_size, asked)
         self.main_rank = distributed.rank() == 0
+        if self.saved:
+            tell_changes(self.saved["options"], self.opt)
 
     # ------------------------------------------------------------------ its name and folders
 
@@ -196,7 +198,7 @@ class Run:
         if self.main_rank:
             keep_log_before(self.epoch, self.image_dir / "log.jsonl")
             with atomic_write(self.image_dir / "options.json") as file:
-                file.write(json.dumps(vars(self.opt), indent=2).encode())
+                file.write(json.dumps(self._options(), indent=2).encode())
             refresh_page(self.image_dir)
         boarding = self.opt.tensorboard and self.main_rank
         self.board = TensorBoard(self.image_dir, model.steps) if boarding else None
@@ -218,6 +220,8 @@ class Run:
             raise UserError(
                 f"{self.latest}: its model does not fit its options ({reason}); use another file"
             ) from error
+        if saved["epoch"] < self.last:
+            self.model.keep_learning_rates_down(saved["model"], saved["epoch"], self.given)
         self.epoch, self.batch = saved["epoch"], saved["batch"]
         if self.main_rank:
             self.best = cut_back(saved, self.ckpt_dir, self.image_dir)
@@ -294,11 +298,15 @@ class Run:
         demo = " --demo" if self.opt.demo else ""
         print(f"Translate with it: python test.py --name {self.opt.name}{demo}")
 
+    def _options(self) -> dict:
+        return {key: value for key, value in vars(self.opt).items() if key != "asked"}
+
     def save(self, file_name: str) -> None:
         """Write a checkpoint, on the main process alone. Raises UserError."""
         if self.main_rank:
             state = {
-                "options": vars(self.opt),
+                "options": self._options(),
+                "asked": self.opt.asked,
                 "epoch": self.epoch,
                 "batch": self.batch,
                 "totals": dict(self.totals),
@@ -373,7 +381,7 @@ class StopSignal:
 
 def resume_options(path: Path, saved: dict, given: dict) -> Namespace:
     """Options of the run in a checkpoint, under those given. Raises UserError if it is nonsense."""
-    opt = resumed_options(saved["options"], given, path)
+    opt = resumed_options(saved["options"], given, path, saved.get("asked"))
     opt.name = path.parent.name
     refuse_misfit(opt, saved["model"]["nets"], saved["model"].get("encoder_options"), path)
     return opt

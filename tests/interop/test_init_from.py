@@ -134,13 +134,29 @@ def test_what_shapes_the_nets_is_taken_over_and_contradictions_name_the_flag(tra
     ):
         with pytest.raises(UserError, match=f"{flag} {value}: --init_from .*leave {flag} out"):
             options(flag, value)
-    with pytest.raises(UserError, match="--spectral_norm.*--init_from .* spectral_norm True"):
+    with pytest.raises(UserError, match="wgan: makes --no-spectral_norm .*there are --spectral_n"):
         options("--gan_mode", "wgan")
 
     assert script("publish.py", "--name", "old", "--output", "out").code == 0
     found = read_generators(Path("out"))
     opt = options("--gan_mode", "wgan", "--ndf", "8", found=found)
     assert (opt.ngf, opt.ndf, opt.spectral_norm) == (4, 8, False)
+
+
+def test_discriminators_of_another_objective_are_refused_unless_they_are_asked_for(train, script):
+    short = ("--niter", 1, "--niter_decay", 0, "--gan_mode", "wgan")
+    assert train("--name", "old", *short).code == 0
+    found = read_generators(Path("model_ckpt/old"))
+
+    def options(*flags):
+        return initialised_options(*train_options([*HERE, "--init_from", "x", *flags]), found)
+
+    for mode in ([], ["--gan_mode", "sn"], ["--gan_mode", "relativistic"]):
+        with pytest.raises(UserError, match="makes --discriminator sagan .*--discriminator patch"):
+            options(*mode)
+    assert options("--gan_mode", "wgangp").n_critic == 5
+    opt = options("--gan_mode", "lsgan", "--discriminator", "patch", "--no-spectral_norm")
+    assert (opt.discriminator, opt.spectral_norm, opt.n_critic) == ("patch", False, 1)
 
 
 def test_discriminators_that_a_run_brings_are_not_warmed(train, script):
