@@ -72,6 +72,8 @@ def load_generators(
         held = [found.options.get("direction")]
     else:
         held = [d for d, name in GENERATORS.items() if name in found.nets]
+    if not held:
+        raise UserError(f"{path}: holds discriminators alone; name its folder, or a generator")
     if direction and direction not in held:
         raise UserError(
             f"--direction {direction}: {path} holds only the generator for {held[0]}; "

@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | a run of train.py | `latest.pth`, `epoch_0020.pth`, or the run's folder | both ways |
 | published | `anime_to_person.pth`, `person_to_anime.pth` | as they say |
-| | their folder | both ways |
+| | their folder, perhaps with `discriminators.pth` | both ways |
 | anime_person_translation (2018) | `iter-200_sn_sn_sumiter200.pth` | both ways |
 | pytorch-CycleGAN-and-pix2pix | a folder with `latest_net_G_A.pth`, `..._B.pth` | both ways |
 | | one file with both, their names beginning with `netG_A.`, `netG_B.` | both ways |
@@ -36,6 +36,7 @@ from storage.validate import LOAD_ERRORS, as_checkpoint, misfit, short, shown
 
 PUBLISHED = {"AtoB": "anime_to_person.pth", "BtoA": "person_to_anime.pth"}
 PUBLISHED_FORMAT = 1
+DISCRIMINATORS = "discriminators.pth"  # beside those two, for train.py --init_from
 ORIGINAL = "of anime_person_translation, 2018"
 # Its names of layers, and ours.
 ORIGINAL_NAMES = {
@@ -127,6 +128,10 @@ def _folder(folder: Path, direction: str | None) -> Found:
                     "architectures; name one of them"
                 )
             found.nets |= other.nets
+        if (folder / DISCRIMINATORS).is_file() and len(found.nets) == 2:
+            judges = read_generators(folder / DISCRIMINATORS)
+            found.nets |= judges.nets
+            found.options = judges.options | found.options
         found.path = folder
         return found
     theirs = {name: folder / f"latest_net_{name[3:]}.pth" for name in GENERATORS.values()}
@@ -184,20 +189,24 @@ def _divide_out_spectral_norm(weights: dict[str, Tensor]) -> None:
 
 
 def _published(path: Path, state: dict) -> Found:
-    """A file of publish.py: one generator."""
+    """A file of publish.py: one generator, or both discriminators."""
     if type(state["published"]) is not int or state["published"] != PUBLISHED_FORMAT:
         raise UserError(
             f"{path}: published in format {shown(state['published'])}, but this "
             f"version reads {PUBLISHED_FORMAT}"
         )
     try:
-        name = GENERATORS[state["direction"]]
         keys = ("generator", "ngf", "n_blocks", "attention", "image_size", "crop")
+        if state["direction"] is None:
+            keys = ("discriminator", "ndf", "attention", "spectral_norm", "image_size", "crop")
         options = {key: state["options"][key] for key in keys if key in state["options"]}
         epoch, steps = state["epoch"], state["steps"]
         if type(epoch) not in (int, type(None)) or type(steps) not in (int, type(None)):
             raise TypeError("an epoch and steps that are numbers")
-        nets = {name: _floats(path, state["weights"])}
+        if state["direction"] is None:
+            nets = {name: _floats(path, state["weights"][name]) for name in ("netD_A", "netD_B")}
+        else:
+            nets = {GENERATORS[state["direction"]]: _floats(path, state["weights"])}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: published, but without {error}; use another file") from error
     return Found(path, options, nets, "published", epoch, steps)

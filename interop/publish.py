@@ -1,4 +1,4 @@
-"""The body of publish.py: taking the generators out of a checkpoint, to be handed on."""
+"""The body of publish.py: taking the nets out of a checkpoint, to be handed on."""
 
 import io
 from argparse import Namespace
@@ -17,7 +17,7 @@ from interop.generators import (
     refuse_dtn,
     shape_options,
 )
-from interop.layouts import PUBLISHED, PUBLISHED_FORMAT, Found
+from interop.layouts import DISCRIMINATORS, PUBLISHED, PUBLISHED_FORMAT, Found
 from parsers import add_model_options
 from storage.files import write_tensors
 
@@ -34,7 +34,8 @@ def main() -> None:
     refuse_dtn(found, "publish.py")
     directions = [opt.direction] if opt.direction else model.directions
     files = {direction: Path(opt.output) / PUBLISHED[direction] for direction in directions}
-    there = [file for file in files.values() if file.exists()]
+    judges = Path(opt.output) / DISCRIMINATORS
+    there = [file for file in (*files.values(), judges) if file.exists()]
     if there and not opt.overwrite:
         raise UserError(
             f"--output {opt.output}: {there[0].name} exists there already; choose "
@@ -42,8 +43,14 @@ def main() -> None:
         )
 
     states = {direction: published(found, model.opt, direction) for direction in directions}
+    whole = "netD_A" in found.nets and len(directions) == 2
+    judging = published(found, model.opt, None) if whole else None
     for direction, file in files.items():
         write_tensors(file, states[direction])
+    if judging:
+        write_tensors(judges, judging)
+    else:
+        judges.unlink(missing_ok=True)  # those of an earlier model
 
     # What a user will get, against what it was made of.
     size = model.opt.image_size
@@ -57,22 +64,28 @@ def main() -> None:
             f"random images its outputs differ by at most {difference * 127.5:.2f} of 255 "
             "grey levels from the original's"
         )
+    if judging:
+        print(f"{judges}: {judges.stat().st_size / 1e6:.1f} MB, for train.py --init_from")
 
 
-def published(found: Found, opt: Namespace, direction: str) -> dict:
-    """What a file holds: a generator in half precision, what rebuilds it. Raises UserError."""
-    weights = {key: value.half() for key, value in found.nets[GENERATORS[direction]].items()}
+def published(found: Found, opt: Namespace, direction: str | None) -> dict:
+    """What a file holds: nets in half precision, and what rebuilds them. Raises UserError.
+
+    direction: of the one generator; None for both discriminators.
+    """
+    names = [GENERATORS[direction]] if direction else ["netD_A", "netD_B"]
+    nets = {name: {key: x.half() for key, x in found.nets[name].items()} for name in names}
     state = {
         "published": PUBLISHED_FORMAT,
         "direction": direction,
-        "options": shape_options(vars(opt), "generator")
+        "options": shape_options(found.options, "generator" if direction else "discriminator")
         | {"image_size": opt.image_size, "crop": opt.crop},
-        "weights": weights,
+        "weights": nets[names[0]] if direction else nets,
         "epoch": found.epoch,
         "steps": found.steps,
         "seed": found.options.get("seed"),
     }
-    for key, value in weights.items():
+    for key, value in ((key, x) for net in nets.values() for key, x in net.items()):
         if not torch.isfinite(value).all():
             raise UserError(
                 f"{found.path}: {key} holds numbers beyond half precision; it cannot be published"
@@ -80,9 +93,10 @@ def published(found: Found, opt: Namespace, direction: str) -> dict:
     file = io.BytesIO()
     torch.save(state, file)
     if file.tell() > MOST_BYTES:
+        name = PUBLISHED[direction] if direction else DISCRIMINATORS
         raise UserError(
-            f"{found.path}: {PUBLISHED[direction]} would have {file.tell() / 1e6:.1f} "
-            f"MB, at most {MOST_BYTES / 1e6:.1f} MB are allowed; train with fewer "
+            f"{found.path}: {name} would have {file.tell() / 1e6:.1f} MB, at most "
+            f"{MOST_BYTES / 1e6:.1f} MB are allowed; train with fewer "
             "--n_blocks or a smaller --ngf"
         )
     return state
@@ -90,7 +104,7 @@ def published(found: Found, opt: Namespace, direction: str) -> dict:
 
 def publish_options() -> Namespace:
     """Parse the options. Raises UserError."""
-    parser = make_parser("Take the generators out of a checkpoint, to be handed on.")
+    parser = make_parser("Take the nets out of a checkpoint, to be handed on.")
     add_model_options(parser)
     files = parser.add_argument_group("files")
     files.add_argument("--direction", choices=tuple(PUBLISHED), help="only this one")

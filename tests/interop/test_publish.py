@@ -15,7 +15,7 @@ from PIL import Image
 from cyclegan_model import CycleGANModel
 from interop import publish
 from interop.generators import load_generators
-from interop.layouts import PUBLISHED
+from interop.layouts import DISCRIMINATORS, PUBLISHED, read_generators
 from networks import ResnetGenerator
 from storage.checkpoint import save_checkpoint
 
@@ -68,7 +68,7 @@ def test_a_published_file_holds_one_generator_in_half_precision_and_nothing_of_t
 ):
     done = script("publish.py", "--name", "run")
     assert done.code == 0, done.err
-    assert sorted(os.listdir(FOLDER)) == sorted(PUBLISHED.values())
+    assert sorted(os.listdir(FOLDER)) == sorted([*PUBLISHED.values(), DISCRIMINATORS])
     for direction, name in PUBLISHED.items():
         state = read(name)
         assert state["direction"] == direction
@@ -248,3 +248,23 @@ def test_git_takes_the_published_model_and_the_bundled_inputs_and_no_other_outpu
         "test_image/other/0.png",
     ):
         assert ignored(other), other
+
+
+def test_a_new_run_starts_from_all_four_published_nets(run, script):
+    done = script("publish.py", "--name", "run")
+    assert done.code == 0 and "discriminators.pth" in done.out, done.err
+    short = ("--niter", 1, "--niter_decay", 0, "--batch_size", 4, *HERE)
+    done = script("train.py", "--init_from", FOLDER, "--name", "tuned", *short)
+    assert done.code == 0, done.err
+    assert "randomly initialised" not in done.out and "Warm start" not in done.out
+    before = read_generators(Path("model_ckpt/run/latest.pth")).nets["netD_A"]
+    after = read_generators(FOLDER).nets["netD_A"]
+    assert all(torch.equal(before[key].half().float(), after[key]) for key in before)
+
+
+def test_discriminators_alone_translate_nothing_and_old_ones_do_not_stay(run, script, save_run):
+    assert script("publish.py", "--name", "run").code == 0
+    done = script("test.py", "--ckpt", FOLDER / "discriminators.pth", *HERE)
+    assert done.code == 2 and "discriminators alone" in done.err
+    done = script("publish.py", "--ckpt", FOLDER / PUBLISHED["AtoB"], "--overwrite")
+    assert done.code == 0 and not (FOLDER / "discriminators.pth").exists()
