@@ -69,7 +69,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
     if opt.demo:
         make_demo(Path("data/demo"))
         given = {"domain_A_path": "data/demo/test/anime", "domain_B_path": "data/demo/test/person"}
-    images, folders, now = {}, {}, {}
+    images, names, folders, now = {}, {}, {}, {}
     for key, domain, direction in (
         ("domain_A_path", "anime", "AtoB"),
         ("domain_B_path", "person", "BtoA"),
@@ -90,7 +90,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
             CACHE,
             opt.num_workers,
         )
-        images[domain] = loaded.images
+        images[domain], names[domain] = loaded.images, loaded.paths
         now[key] = loaded.fingerprint()
         if held_out:
             _, indices = split(
@@ -134,7 +134,7 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
                 save_grid(output / name, grid, GRID_COLUMNS)
                 written.add(name)
             fakes.append(to_uint8(fake))
-        outputs[shows] = torch.cat(fakes).numpy()
+        outputs[real, shows] = torch.cat(fakes).numpy()
     for path in output.iterdir():  # of an earlier call, perhaps of another model
         if TEST_GRID.fullmatch(path.name) and path.name not in written:
             path.unlink()
@@ -142,9 +142,9 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
     print(f"Grids: {output}/, and a page to look through them: {output / 'index.html'}")
 
     if opt.demo:
-        factors = load_pairs(Path("data/demo"))
-        for shows, pixels in outputs.items():
-            agreement, chance = hair_agreement(pixels, factors[: len(pixels)], shows)
+        for (real, shows), pixels in outputs.items():
+            factors = load_pairs(Path("data/demo"), names[real], opt.dataset_size)
+            agreement, chance = hair_agreement(pixels, factors, shows)
             print(
                 f"hair colour of {len(pixels)} {shows} outputs agrees with the true pair in "
                 f"{agreement:.1%}, with a shuffled one in {chance:.1%}"

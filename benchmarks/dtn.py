@@ -117,7 +117,7 @@ def measure(options: Namespace, path: Path) -> dict:
     model, found = load_generators(path, [], batch_size=50)
     demo = options.work / "data" / "demo"
     persons, anime = pictures(demo / "test" / "person"), pictures(demo / "test" / "anime")
-    pairs = load_pairs(demo)
+    pairs = load_pairs(demo, sorted(file.name for file in (demo / "test" / "person").iterdir()))
     assert isinstance(model, DTNModel)
     fakes, _ = model.translate(persons, "BtoA")
     save_grid(path.with_name("outputs.png"), torch.cat([persons[:12], fakes[:12]]), 12)

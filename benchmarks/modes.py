@@ -90,7 +90,6 @@ class Data:
         if self.demo:
             demo = options.work / "data" / "demo"
             make_demo(demo)
-            self.pairs = load_pairs(demo)
             folders = [
                 folder / style for folder in (demo, demo / "test") for style in ("anime", "person")
             ]
@@ -109,6 +108,8 @@ class Data:
         ]
         self.train_A, self.train_B = loaded[:2]
         self.test = {"anime": floats(loaded[2]), "person": floats(loaded[3])}
+        for found in loaded[2:] if self.demo else ():  # of both the same pairs, or refused
+            self.pairs = load_pairs(folders[0].parent, found.paths, options.test_images)
         self.features = load_features()
         self.rows = {domain: embed(self.features, x) for domain, x in self.test.items()}
         self.judge_of_men = None

@@ -116,16 +116,31 @@ def training_factors(folder: Path) -> dict[str, list[Factors]]:
     return {style: _factors(seed, stream, count) for stream, style in enumerate(STYLES)}
 
 
-def load_pairs(folder: Path) -> list[Factors]:
-    """Read the factors of the held-out pairs, in the order of their file numbers."""
+def load_pairs(
+    folder: Path, names: Sequence[str] | None = None, count: int | None = None
+) -> list[Factors]:
+    """Read the factors of held-out pairs: those of pictures `names`, or all in file order.
+
+    count: of how many pairs, the first ones, all pictures should be there. Raises UserError, also
+    at a picture without a pair or a pair without its picture.
+    """
     path = Path(folder) / "test" / "factors.json"
     try:
-        return [Factors(**one) for one in json.loads(path.read_bytes())]
+        pairs = [Factors(**one) for one in json.loads(path.read_bytes())]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path}: no readable factors of a demo set; draw one with "
             f"`python -m demo.make --output {folder}`"
         ) from error
+    if names is None:
+        return pairs
+    of = {f"{number:05d}.png": one for number, one in enumerate(pairs[:count])}
+    if left := sorted(set(names) ^ of.keys()):
+        raise UserError(
+            f"{path.parent}: {left[0]} is not both a picture that can be read and one of the "
+            f"{len(of)} true pairs; remove {folder}, and it is drawn again"
+        )
+    return [of[name] for name in names]
 
 
 @one_line_errors

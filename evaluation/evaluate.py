@@ -2,11 +2,15 @@
 
 import functools
 import json
+import unicodedata
 from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from common.device import resolve_gpu_ids
@@ -22,7 +26,7 @@ from evaluation.attributes import by_group, tables_of
 from evaluation.features import FeatureNet, embed
 from evaluation.frechet import floor
 from evaluation.realism import open_features, realism, verdict
-from evaluation.report import DIRECTIONS, FEWEST_FOR_COLLAPSE, save_cases, table
+from evaluation.report import DIRECTIONS, FEWEST_FOR_COLLAPSE, GRIDS, save_cases, table
 from interop.generators import check_model, find_generators, load_generators
 from interop.layouts import Found
 from parsers import add_data_options, add_model_options
@@ -57,7 +61,7 @@ FEWEST = 6  # test images: retrieval in five needs one more
 def main() -> None:
     opt, given = evaluate_options()
     output = Path(opt.output)
-    refuse_lost_results(output)
+    refuse_lost_results(output, opt.overwrite)
     results: dict = {"seed": opt.seed}
     model, images, directions = None, {}, list(DIRECTIONS)
     if opt.floors_only or opt.fakes:
@@ -88,6 +92,7 @@ def main() -> None:
         results[domain] = {
             "N": len(data["test"]),
             "split": data["split"],
+            **({"trained_on": int(data["trained_on"].sum())} if "trained_on" in data else {}),
             "floor": floors(data["test"], net, opt.seed),
         }
 
@@ -101,7 +106,7 @@ def main() -> None:
             fakes, recs = made[direction] = translations(opt, model, direction, source)
             figures = judge(net, fakes, recs, source, target, opt)
             if opt.demo:
-                figures["truth"] = truth(fakes, DIRECTIONS[direction][1])
+                figures["truth"] = truth(fakes, source["names"], DIRECTIONS[direction][1], opt)
             results[direction] = figures
             if model:
                 save_cases(output.with_suffix(""), direction, source, target, fakes, recs)
@@ -144,7 +149,9 @@ def evaluate_options() -> tuple[Namespace, dict]:
         "on, for memorisation; a run knows its own",
     )
     data.add_argument("--train_B_path", help="person faces, likewise")
-    data.add_argument("--fakes", help="folder of ready outputs, one for each input in order")
+    data.add_argument(
+        "--fakes", help="folder of ready outputs, named as their inputs, or as test.py names them"
+    )
     data.add_argument(
         "--direction",
         choices=tuple(DIRECTIONS),
@@ -170,6 +177,7 @@ def evaluate_options() -> tuple[Namespace, dict]:
     run.add_argument("--batch_size", type=whole(1), default=50, help="images at a time")
     run.add_argument("--seed", type=whole(0), default=0, help="of patches and resampling")
     run.add_argument("--output", default="results.json", help="JSON file; grids go beside it")
+    run.add_argument("--overwrite", action="store_true", help="replace --output and its grids")
 
     opt, given = parser.parse_args(), given_options(parser)
     refuse_unread(EVALUATE, given, opt)
@@ -179,8 +187,11 @@ def evaluate_options() -> tuple[Namespace, dict]:
     return opt, given
 
 
-def refuse_lost_results(output: Path) -> None:
-    """Raise UserError if the figures or the grids could not be written after minutes of work."""
+def refuse_lost_results(output: Path, overwrite: bool) -> None:
+    """Raise UserError if figures or grids could not be written after minutes of work.
+
+    Also if they would replace others, and that was not asked for.
+    """
     if output.is_dir():
         raise UserError(
             f"--output {output}: is a folder; name a file in it, such as {output / 'results.json'}"
@@ -195,6 +206,13 @@ def refuse_lost_results(output: Path) -> None:
         raise UserError(
             f"--output {output}: its grids go to the folder {grids}, which is a file; "
             "choose another name"
+        )
+    files = [output, *(grids / f"{d}_{kind}.png" for d in DIRECTIONS for kind in GRIDS)]
+    there = [path for path in files if path.exists()]
+    if there and not overwrite:
+        raise UserError(
+            f"--output {output}: {there[0].name} exists there already; choose another name, or "
+            "replace what is there with --overwrite"
         )
     refuse_unwritable(output)
 
@@ -211,7 +229,60 @@ def load(
         "names": loaded.paths,
         "split": f"images of {folder}",
         "train": None,
+        "beyond": find_images(folder)[count:],
     }
+
+
+TYPES = tuple(Image.registered_extensions())
+
+
+def without_type(name: str) -> str:
+    return name.rpartition(".")[0] if name.lower().endswith(TYPES) else name
+
+
+def plain(name: str) -> str:
+    """A path without the types and the _anime or _person that test.py puts behind a name."""
+    while (shorter := without_type(name).removesuffix("_anime").removesuffix("_person")) != name:
+        name = shorter
+    return name
+
+
+def rows_by_name(
+    inputs: list[str], outputs: list[str], beyond: list[str], folder: str
+) -> list[int]:
+    """For each input the row of the output of its name, in `folder`; all are paths below folders.
+
+    Names count as they stand or, where that leaves some over, without type, without _anime and
+    _person too, without folders. beyond: inputs left out, which may have outputs. Raises UserError
+    if there are inputs or outputs without each other, or several of one name.
+    """
+
+    def keys(key: Callable[[str], str], names: list[str]) -> list[str]:
+        return [key(unicodedata.normalize("NFC", name)) for name in names]
+
+    for key in (str, without_type, plain, lambda name: plain(name).rpartition("/")[2]):
+        wanted, there, others = keys(key, inputs), keys(key, outputs), keys(key, beyond)
+        row = {name: i for i, name in enumerate(there)}
+        alone = len(row) == len(there) and len({*wanted, *others}) == len(wanted) + len(others)
+        if alone and {*wanted} <= row.keys() <= {*wanted, *others}:
+            return [row[name] for name in wanted]
+
+    wanted, there, others = (keys(plain, names) for names in (inputs, outputs, beyond))
+    outputs_of, inputs_of = Counter(there), Counter([*wanted, *others])
+    wrong = []
+    for names, by_name, times, is_wrong, what in (
+        (inputs, wanted, outputs_of, lambda n: n == 0, "inputs have no output"),
+        (outputs, there, inputs_of, lambda n: n == 0, "outputs have no input"),
+        (inputs, wanted, inputs_of, lambda n: n > 1, "inputs share a name"),
+        (outputs, there, outputs_of, lambda n: n > 1, "outputs share a name"),
+    ):
+        if left := [n for n, key in zip(names, by_name, strict=True) if is_wrong(times[key])]:
+            more = ", ..." if len(left) > 3 else ""
+            wrong.append(f"{len(left)} of {len(names)} {what} ({', '.join(left[:3])}{more})")
+    raise UserError(
+        f"--fakes {folder}: {', '.join(wrong)}; one readable output is needed of each input, with "
+        "its name, or that and _anime or _person"
+    )
 
 
 def floats(images: np.ndarray) -> Tensor:
@@ -228,7 +299,8 @@ def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dic
         ("domain_A_path", "anime", opt.train_A_path),
         ("domain_B_path", "person", opt.train_B_path),
     ):
-        own, own_set, held = getattr(trained, key), None, np.zeros(0, int)
+        own, own_set = getattr(trained, key), None
+        train = held = np.arange(0)
         if own and Path(own).is_dir() and find_images(Path(own)):
             own_set = load_folder(
                 Path(own),
@@ -276,6 +348,7 @@ def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dic
             )
             train = np.arange(len(own_set.images))
         if own_set:
+            tell_if_trained_on(images[domain], own_set.images, train, domain, key)
             train = train[:: -(-len(train) // MOST_TRAINING_IMAGES)]
             images[domain]["train"] = floats(own_set.images[train])
             images[domain]["train_names"] = [own_set.paths[i] for i in train]
@@ -283,6 +356,26 @@ def gather(opt: Namespace, given: dict, trained: Namespace, found: Found) -> dic
         *(Path(given.get(k, getattr(trained, k))) for k in ("domain_A_path", "domain_B_path"))
     )
     return images
+
+
+def tell_if_trained_on(
+    found: dict, images: np.ndarray, rows: np.ndarray, domain: str, key: str
+) -> None:
+    """Note which of the test images are among training images, whatever their names; a line if any.
+
+    found: of a domain, as load() returns it; images: uint8 (N, H, W, 3), rows those of training.
+    """
+    test = found["test"]
+    seen = torch.zeros(len(test), dtype=torch.bool)
+    for some in np.array_split(rows, 1 + len(rows) // 5000):  # at a time: bounds the memory
+        seen |= metrics.shown_in(test, floats(images[some]))
+    found["trained_on"] = seen
+    if seen.any():
+        print(
+            f"warning: {domain}: {int(seen.sum())} of {len(test)} images of {found['split']} are "
+            "images that the model was trained on, as their pixels show: figures of them do not "
+            f"tell how it does on new ones; name others with --{key}"
+        )
 
 
 def refuse_swapped(images: dict[str, dict]) -> None:
@@ -313,13 +406,9 @@ def translations(
 ) -> tuple[Tensor, Tensor | None]:
     """Outputs of a model with their reconstructions, or ready ones without."""
     if model is None:
-        fakes = load(opt, "fakes", Path(opt.fakes), 10**9, opt.image_size)["test"]
-        if len(fakes) < len(source["test"]):
-            raise UserError(
-                f"--fakes {opt.fakes}: {len(fakes)} outputs for {len(source['test'])} inputs; "
-                f"give one for each, or --dataset_size {len(fakes)}"
-            )
-        return fakes[: len(source["test"])], None
+        fakes = load(opt, "fakes", Path(opt.fakes), 10**9, opt.image_size)
+        rows = rows_by_name(source["names"], fakes["names"], source["beyond"], opt.fakes)
+        return fakes["test"][rows], None
     return model.translate(source["test"], direction)
 
 
@@ -356,7 +445,12 @@ def judge(
     enough = min(len(fakes), len(real)) >= FEWEST_FOR_COLLAPSE
     figures["verdict"] = verdict(figures["realism"], figures["diversity"]) if enough else ""
     if target["train"] is not None:
-        figures["memorisation"] = metrics.memorisation(fakes, target["train"], real)
+        new = real[~target["trained_on"]]
+        figures["memorisation"] = (
+            metrics.memorisation(fakes, target["train"], new)
+            if len(new) > 1
+            else {"ratio": None, "share": None}
+        )
         figures["memorisation"]["N_training"] = len(target["train"])
     figures["fid_kid"] = fid_kid(fakes, real, opt)
     return figures
@@ -387,9 +481,9 @@ def say_once(line: str) -> None:
     print(line)
 
 
-def truth(fakes: Tensor, style: str) -> dict:
-    """Agreement of outputs with the true drawings of the demo's held-out pairs."""
-    pairs = load_pairs(Path("data/demo"))[: len(fakes)]
+def truth(fakes: Tensor, names: list[str], style: str, opt: Namespace) -> dict:
+    """Agreement of outputs with the true drawings of the demo's held-out pairs of these names."""
+    pairs = load_pairs(Path("data/demo"), names, opt.dataset_size)
     pixels = to_uint8(fakes).numpy()
     return {
         "factors": factor_agreement(pixels, pairs, style),

@@ -9,6 +9,7 @@ from common.errors import UserError
 from evaluation.baselines import baselines, detail_kept
 from evaluation.features import FeatureNet, embed, load_features
 from evaluation.frechet import distances, floor
+from evaluation.metrics import defined
 
 BEATEN = 0.9  # share of a baseline's FD that an output must stay below: nearer is chance
 
@@ -50,8 +51,8 @@ def verdict(found: dict | None, diversity: dict) -> str:
     """
     if diversity["collapsed"]:
         return (
-            f"collapsed: the outputs are few (spread {diversity['spread']:.2f} of real images, "
-            f"near duplicates {diversity['near_duplicates']:.0%})"
+            f"collapsed: the outputs are few (spread {defined(diversity['spread'])} of real "
+            f"images, near duplicates {diversity['near_duplicates']:.0%})"
         )
     if found is None:
         return ""

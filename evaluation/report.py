@@ -20,6 +20,7 @@ NAMES = {
     "coverage": "coverage",
 }
 DIRECTIONS = {"BtoA": ("person", "anime"), "AtoB": ("anime", "person")}  # from, to
+GRIDS = ("best_median_worst", "first_middle_last", "nearest_training_images")
 TITLES = {direction: " to ".join(domains) for direction, domains in DIRECTIONS.items()}
 
 
@@ -58,8 +59,10 @@ def table(results: dict) -> str:
         swd = list(results[domain]["floor"]["swd"].values())
         real = results[domain]["floor"].get("realism")
         fd = f"FD {real['fd']:.1f}, " if real else ""
+        seen = results[domain].get("trained_on")
         lines.append(
-            f"real {domain}: N {results[domain]['N']}, floors: {fd}SWD (halves of "
+            f"real {domain}: N {results[domain]['N']}, "
+            f"{f'{seen} of them trained on, ' if seen else ''}floors: {fd}SWD (halves of "
             f"{results[domain]['floor']['N']}) {sum(swd) / len(swd):.2f}"
         )
     rows = []
@@ -84,7 +87,9 @@ def table(results: dict) -> str:
     beside("fd", ".1f")
     row(
         "FD over that of real images",
-        lambda r: f"{r['realism']['fd'] / r['realism']['floor']['fd']:.1f}",
+        lambda r: metrics.defined(
+            metrics.ratio(r["realism"]["fd"], r["realism"]["floor"]["fd"]), ".1f"
+        ),
     )
     for name in BASELINES:
         row(
@@ -103,7 +108,7 @@ def table(results: dict) -> str:
     row("SWD x1000, mean over levels", lambda r: f"{sum(r['swd'].values()) / len(r['swd']):.2f}")
     row("FID", lambda r: f"{r['fid_kid']['fid']:.2f}")
     row("KID x1000", lambda r: f"{1000 * r['fid_kid']['kid']:.2f}")
-    row("spread over real", lambda r: f"{r['diversity']['spread']:.2f}")
+    row("spread over real", lambda r: metrics.defined(r["diversity"]["spread"]))
     row(
         "near duplicates (real)",
         lambda r: (
@@ -143,7 +148,7 @@ def table(results: dict) -> str:
     )
     row(
         "distance to training images over that of held-out ones",
-        lambda r: f"{r['memorisation']['ratio']:.2f}",
+        lambda r: metrics.defined(r["memorisation"]["ratio"]),
     )
     names = next(
         (list(r["truth"]["factors"]) for d in directions if "truth" in (r := results[d])), []

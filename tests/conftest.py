@@ -37,6 +37,7 @@ SLOW = (
     "test_distributed.py",
     "test_memory_format.py",
     "test_dtn_scripts.py",
+    "test_no_photographs.py",
 )
 
 

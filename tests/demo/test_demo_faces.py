@@ -123,6 +123,20 @@ def test_the_set_has_unpaired_domains_and_true_test_pairs(demo):
             assert (image.mode, image.tobytes()) == ("RGB", drawn.tobytes())
 
 
+def test_pairs_are_those_of_the_pictures_names_and_what_is_left_over_is_refused(demo):
+    first, second = load_pairs(demo)
+    assert load_pairs(demo, ["00001.png", "00000.png"]) == [second, first]
+    assert load_pairs(demo, ["00000.png"], count=1) == [first]
+    for names, word in (
+        (["00001.png"], "00000.png"),
+        (["00000.png"], "00001.png"),
+        (["00000.png", "00001.png", "00002.png"], "00002.png"),
+        (["00000.png", "me.png", "00001.png"], "me.png"),
+    ):
+        with pytest.raises(UserError, match=f"{word}.*; remove .*demo"):
+            load_pairs(demo, names)
+
+
 def test_training_domains_and_test_pairs_share_no_factors(monkeypatch, tmp_path):
     drawn = []
 

@@ -15,6 +15,7 @@ from benchmarks.instrument import drawn
 from common.errors import UserError
 from common.tensors import to_uint8
 from evaluation.attributes import by_group, read_attributes, train_classifier
+from evaluation.evaluate import rows_by_name
 
 HERE = ("--gpu_ids", "-1")
 FOLDERS = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
@@ -78,6 +79,81 @@ def test_of_ready_outputs_copies_are_found_as_their_inputs(workplace, script):
     assert done.code == 0, done.err
     assert figures()["BtoA"]["retrieval_colour"]["top1"] == 1
     assert figures()["BtoA"]["region_correlation"]["hair"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("before", ["{}.png", "b/{}_person.JPG", "{}.gif", "{}_anime.1.png"])
+@pytest.mark.parametrize("after", ["{}.png", "{}_anime.png", "{}.png.webp", "{}_person_anime.PNG"])
+def test_outputs_and_inputs_are_paired_by_name(before, after):
+    inputs = [before.format(i) for i in range(12)]
+    outputs = sorted(after.format(name.rpartition(".")[0]) for name in inputs)
+    rows = rows_by_name(inputs[:10], outputs, inputs[10:], "fakes")
+    assert [outputs[row] for row in rows] == [
+        after.format(name.rpartition(".")[0]) for name in inputs[:10]
+    ]
+
+
+def test_names_that_are_equal_as_they_stand_are_pairs_though_they_would_be_alike_without_types():
+    names = ["a.gif", "a.png", "a_anime.png", "cafe\u0301.png"]
+    rows = rows_by_name(names, [*names[2::-1], "caf\u00e9.png"], [], "fakes")
+    assert rows == [2, 1, 0, 3]
+
+
+def test_a_folder_of_outputs_need_not_have_the_folders_of_the_inputs():
+    assert rows_by_name(["a/1.png", "b/2.png"], ["1_anime.png", "2_anime.png"], [], "") == [0, 1]
+
+
+FAKES = ("--fakes", "fakes", "--direction", "BtoA", *FOLDERS)
+
+
+@pytest.fixture
+def fakes(workplace):
+    """Ready outputs: copies of the persons, which are numbered without zeros, as test.py names."""
+    os.mkdir("fakes")
+    for i in range(12):
+        os.rename(f"data/person/{i:02}.png", f"data/person/{i}.png")
+        shutil.copy(f"data/person/{i}.png", f"fakes/{i}_anime.png")
+    return workplace
+
+
+def test_ready_outputs_are_of_the_inputs_of_their_name(fakes, script):
+    done = script("evaluate.py", *HERE, *FAKES)
+    assert done.code == 0, done.err
+    assert figures()["BtoA"]["retrieval_colour"]["top1"] == 1
+
+
+def test_ready_outputs_of_the_first_inputs_are_found_among_those_of_all(fakes, script):
+    done = script("evaluate.py", *HERE, *FAKES, "--dataset_size", 8)
+    assert done.code == 0, done.err
+    assert figures()["BtoA"]["retrieval_colour"]["top1"] == 1
+
+
+@pytest.mark.parametrize(
+    "spoil,words",
+    [
+        (lambda: os.remove("fakes/3_anime.png"), "1 of 12 inputs have no output (3.png)"),
+        (lambda: open("fakes/3_anime.png", "w").close(), "1 of 12 inputs have no output (3.png)"),
+        (
+            lambda: shutil.copy("fakes/3_anime.png", "fakes/12_anime.png"),
+            "1 of 13 outputs have no input (12_anime.png)",
+        ),
+        (lambda: open("data/person/3.png", "w").close(), "have no input (3_anime.png)"),
+        (lambda: os.remove("data/person/3.png"), "have no input (3_anime.png)"),
+        (
+            lambda: shutil.copy("fakes/3_anime.png", "fakes/3.png"),
+            "2 of 13 outputs share a name (3.png, 3_anime.png)",
+        ),
+        (
+            lambda: os.rename("fakes/3_anime.png", "fakes/three.png"),
+            "1 of 12 inputs have no output (3.png), 1 of 12 outputs have no input (three.png)",
+        ),
+    ],
+)
+def test_outputs_and_inputs_without_each_other_are_refused(fakes, script, spoil, words):
+    spoil()
+    done = script("evaluate.py", *HERE, *FAKES)
+    assert done.code == 2 and not os.path.exists("results.json")
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith("error: --fakes fakes: ") and words in last
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +228,13 @@ def test_without_its_features_evaluate_says_that_fd_is_left_out(workplace, scrip
         ([*FOLDERS, "--attributes", "one.csv", "few/0.png"], ["--attributes few/0.png"]),
         (["--domain_A_path", "nowhere"], ["--domain_A_path nowhere"]),
         (["--name", "none"], ["--name none"]),
-        (["--fakes", "few", "--direction", "BtoA", *FOLDERS], ["--fakes few: 1 outputs for 12"]),
+        (
+            ["--fakes", "few", "--direction", "BtoA", *FOLDERS],
+            [
+                "--fakes few: 12 of 12 inputs have no output (00.png, 01.png, 02.png, ...)",
+                "(0.png)",
+            ],
+        ),
         (["--fakes", "few"], ["--direction"]),
         (["--floors_only"], ["--domain_A_path"]),
         (["--demo", *FOLDERS], ["--domain_A_path data/anime: is not read beside --demo"]),
@@ -171,6 +253,100 @@ def test_bad_input_ends_in_one_clear_line_and_exit_code_2(run, script, flags, wo
     assert last.startswith("error: ") and "Traceback" not in done.err
     for word in words:
         assert word in last
+
+
+def copied(change, suffix="png"):
+    """data/more: the images that the run was trained on, changed, under other names."""
+    for domain in ("anime", "person"):
+        os.makedirs(f"data/more/{domain}")
+        for i in range(12):
+            with Image.open(f"data/{domain}/{i:02}.png") as image:
+                change(image).save(f"data/more/{domain}/x{11 - i}.{suffix}", quality=75)
+
+
+MORE = ("--domain_A_path", "data/more/anime", "--domain_B_path", "data/more/person")
+
+
+@pytest.mark.parametrize(
+    "change,suffix",
+    [
+        (lambda image: image, "png"),
+        (lambda image: image, "jpg"),
+        (lambda image: image.resize((100, 100)), "webp"),
+        (lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "bmp"),
+    ],
+)
+def test_that_images_were_trained_on_is_said_first_whatever_their_names(
+    run, script, change, suffix
+):
+    copied(change, suffix)
+    done = script("evaluate.py", *HERE, "--name", "run", *MORE)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    for line, domain, letter in zip(lines, ("anime", "person"), "AB", strict=False):
+        assert line.startswith(f"warning: {domain}: 11 of 12 images ")  # one was held out
+        assert f"--domain_{letter}_path" in line
+    assert figures()["anime"]["trained_on"] == figures()["person"]["trained_on"] == 11
+    assert "real anime: N 12, 11 of them trained on" in done.out
+
+
+def test_memorisation_is_not_defined_by_images_that_were_trained_on(run, script):
+    done = script("evaluate.py", *HERE, "--name", "run", *FOLDERS)
+    assert done.code == 0, done.err
+    assert figures()["BtoA"]["memorisation"]["ratio"] is None
+    row = "| distance to training images over that of held-out ones | not defined | not defined |"
+    assert row in done.out
+    assert not re.search(r"\d{6}|\binf\b|\bnan\b", done.out.split("real anime", 1)[1])
+
+
+def test_of_new_images_nothing_is_said_and_the_ratio_stands(run, script):
+    random = torch.Generator().manual_seed(5)
+    for domain, shift in (("anime", 150), ("person", 10)):
+        os.makedirs(f"data/more/{domain}")
+        for i in range(12):
+            coarse = torch.randint(0, 90, (4, 4, 3), generator=random) + shift
+            image = Image.fromarray(coarse.to(torch.uint8).numpy()).resize((64, 64))
+            image.save(f"data/more/{domain}/{i:02}.png")
+    done = script("evaluate.py", *HERE, "--name", "run", *MORE)
+    assert done.code == 0, done.err
+    assert "warning" not in done.out and figures()["anime"]["trained_on"] == 0
+    assert 0.1 < figures()["BtoA"]["memorisation"]["ratio"] < 10
+
+
+def test_where_all_real_images_are_the_same_what_is_measured_by_them_is_not_defined(
+    workplace, script
+):
+    for i in range(1, 12):
+        shutil.copy("data/anime/00.png", f"data/anime/{i:02}.png")
+    done = script("evaluate.py", *HERE, *FOLDERS, "--fakes", "data/person", "--direction", "BtoA")
+    assert done.code == 0, done.err
+    assert "| spread over real | not defined |" in done.out
+    assert "| FD over that of real images | not defined |" in done.out
+    assert figures()["BtoA"]["diversity"]["spread"] is None
+    assert figures()["BtoA"]["diversity"]["nearest"] is None
+
+
+@pytest.mark.parametrize("place", ["results.json", "there/figures.json"])
+def test_figures_and_grids_are_overwritten_only_where_that_is_asked(run, script, place):
+    command = ("evaluate.py", *HERE, "--name", "run", *FOLDERS, "--output", place)
+    grid = os.path.join(place.removesuffix(".json"), "AtoB_best_median_worst.png")
+    for file in (place, grid):
+        os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
+        with open(file, "w") as opened:
+            opened.write("mine")
+        done = script(*command)
+        assert done.code == 2 and done.out == ""
+        assert done.err == (
+            f"error: --output {place}: {os.path.basename(file)} exists there already; choose "
+            "another name, or replace what is there with --overwrite\n"
+        )
+        with open(file) as opened:
+            assert opened.read() == "mine"
+        if file == place:
+            os.remove(place)
+    assert script(*command, "--overwrite").code == 0
+    assert script(*command).code == 2
+    assert script(*command, "--overwrite").code == 0
 
 
 @pytest.mark.parametrize(
@@ -304,7 +480,7 @@ def test_tables_of_training_and_testing_are_joined_and_what_is_missing_is_told(r
     assert "6 test persons with, 6 without, 5 training persons without, 6 with it" in done.out
     assert "too few to tell" in done.out
     assert script("publish.py", "--name", "run", "--output", "out").code == 0
-    flags = ("--ckpt", "out", "--attributes", "test.csv")
+    flags = ("--ckpt", "out", "--attributes", "test.csv", "--overwrite")
     done = script("evaluate.py", *HERE, *folders, *flags)
     assert done.code == 0 and "--train_B_path" in done.out
 

@@ -195,6 +195,14 @@ def test_memorisation_tells_copies_from_new_images():
     assert memorisation(half, training, held_out)["share"] == pytest.approx(0.5, abs=0.02)
 
 
+def test_a_figure_over_a_spread_or_distance_of_0_is_not_defined():
+    real, same = faces(20), faces(1).repeat(20, 1, 1, 1)
+    assert memorisation(real, same, same)["ratio"] is None
+    assert relative_spread(real, same) is None
+    report = collapse_report(real, same)
+    assert report["spread"] is None and report["nearest"] is None and not report["collapsed"]
+
+
 # ---- content -----------------------------------------------------------------------------------
 
 
