@@ -11,7 +11,7 @@ First comes FD, the Frechet distance in the features that come with this reposit
 the untranslated inputs score: a model that does not beat them paints over. Every figure comes with
 N, split and seed; `floor` is what real images score against each other. Beside the JSON file it
 writes grids of the best, median and worst outputs (input, output, reconstruction) and of outputs
-over their nearest training images.
+over their nearest training images. What is there already is replaced with --overwrite only.
 """
 
 from evaluation.evaluate import main

@@ -178,17 +178,18 @@ def test_a_published_model_is_measured_with_memorisation_where_training_folders_
     assert results["checkpoint"]["epoch"] == 3 and results["checkpoint"]["steps"] == 9
     assert "cycle_l1" in results["BtoA"] and "memorisation" not in results["BtoA"]
 
+    again = ("--overwrite",)
     trained = ("--train_A_path", "elsewhere/anime", "--train_B_path", "elsewhere/person")
-    assert script("evaluate.py", *HERE, "--ckpt", FOLDER, *folders, *trained).code == 0
+    assert script("evaluate.py", *HERE, "--ckpt", FOLDER, *folders, *trained, *again).code == 0
     results = json.loads(Path("results.json").read_text())
     assert results["AtoB"]["memorisation"]["N_training"] == 12
 
-    one = script("evaluate.py", *HERE, "--ckpt", FOLDER / "person_to_anime.pth", *folders)
+    one = script("evaluate.py", *HERE, "--ckpt", FOLDER / "person_to_anime.pth", *folders, *again)
     assert one.code == 0, one.err
     results = json.loads(Path("results.json").read_text())
     assert "AtoB" not in results and "cycle_l1" not in results["BtoA"]
 
-    none = script("evaluate.py", *HERE, "--ckpt", FOLDER)
+    none = script("evaluate.py", *HERE, "--ckpt", FOLDER, *again)
     assert none.code == 2 and "--domain_A_path: the model brings none" in none.err
 
 
