@@ -99,9 +99,9 @@ def translate_domains(model: TranslationModel, opt: Namespace, given: dict, foun
                 found.held_out.get(key),
                 f"--{key} {folders[domain]}",
             )
-            names = [loaded.paths[i] for i in indices]
-            taken = first_of(names, opt.dataset_size, f"{folders[domain]}, held out")
-            images[domain] = loaded.images[indices[: len(taken)]]
+            held = [loaded.paths[i] for i in indices]
+            names[domain] = first_of(held, opt.dataset_size, f"{folders[domain]}, held out")
+            images[domain] = loaded.images[indices[: len(names[domain])]]
             tell_if_changed(
                 folders[domain],
                 now[key],
