@@ -1,8 +1,8 @@
 """Plots of figures for the documents, by matplotlib (requirements-dev.txt).
 
-    python benchmarks/plot.py        # docs/long_run.svg, docs/comparison.svg
+    python benchmarks/plot.py        # docs/whole.svg, docs/comparison.svg
 
-Of benchmarks/results/long_run.json and modes_faces.json; the same figures give the same file.
+Of benchmarks/results/whole.json and modes_faces.json; the same figures give the same file.
 """
 
 import io
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.blind import wilson
 from common.errors import UserError, one_line_errors
 from storage.files import atomic_write
 
@@ -88,6 +89,33 @@ def curves(
     save(figure, path)
 
 
+def whole_faces(path: Path, found: dict) -> None:
+    """Share of faces counted as whole over the pairs of a run, with 95 % intervals, by domain.
+
+    found: "runs" has points by the kind of average, "bounds" shares of others by name and domain.
+    """
+    figure, both = panels(2)
+    for axes, domain in zip(both, DOMAINS, strict=True):
+        for name, points in found["runs"].items():
+            shares = [point[domain] / point["of"] for point in points]
+            ends = [wilson(point[domain], point["of"]) for point in points]
+            errors = [
+                [share - low for share, (low, _) in zip(shares, ends, strict=True)],
+                [high - share for share, (_, high) in zip(shares, ends, strict=True)],
+            ]
+            pairs = [point["pairs"] / 1000 for point in points]
+            axes.errorbar(pairs, shares, errors, marker=".", capsize=3, label=name)
+        for name, share in found["bounds"][domain].items():
+            axes.axhline(share, color="gray", linestyle="--", linewidth=1)
+            axes.annotate(
+                name, (0, share), xycoords=axes.get_yaxis_transform(), ha="left", va="bottom"
+            )
+        axes.set(ylim=(0, 1.1), xlabel="thousand pairs", title=f"{domain} outputs counted as whole")
+        axes.set_xlim(left=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
+    save(figure, path)
+
+
 def systems(path: Path, found: dict) -> None:
     """FD of each row of modes.py after equal time, a bar for each domain, the best row first."""
     ended = {name: s["0"]["seconds"] for name, s in found["runs"].items() if s["0"].get("seconds")}
@@ -107,14 +135,7 @@ def systems(path: Path, found: dict) -> None:
 
 @one_line_errors
 def main() -> None:
-    run = json.loads((RESULTS / "long_run.json").read_bytes())
-    curves(
-        ROOT / "docs" / "long_run.svg",
-        run["runs"],
-        run["bounds"],
-        "pairs",
-        "pairs that the generators saw",
-    )
+    whole_faces(ROOT / "docs" / "whole.svg", json.loads((RESULTS / "whole.json").read_bytes()))
     systems(
         ROOT / "docs" / "comparison.svg", json.loads((RESULTS / "modes_faces.json").read_bytes())
     )

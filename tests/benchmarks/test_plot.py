@@ -35,6 +35,21 @@ def test_curves_are_the_same_file_for_the_same_figures_and_name_what_they_show(t
     ET.fromstring(drawn)
 
 
+def test_whole_faces_are_drawn_over_pairs_beside_what_bounds_them(tmp_path):
+    points = [
+        {"pairs": 1000, "of": 80, "anime": 0, "person": 8},
+        {"pairs": 9000, "of": 80} | {"anime": 40, "person": 80},
+    ]
+    bounds = dict.fromkeys(("anime", "person"), {"real images": 1.0})
+    for name in ("a", "b"):
+        plot.whole_faces(tmp_path / f"{name}.svg", {"runs": {"short": points}, "bounds": bounds})
+    drawn = (tmp_path / "a.svg").read_text()
+    assert drawn == (tmp_path / "b.svg").read_text()
+    assert all(
+        text in drawn for text in ("short", "real images", "thousand pairs", "anime outputs")
+    )
+
+
 def test_systems_are_named_and_one_that_broke_is_left_out(tmp_path):
     one = {"anime": {"fd": 30.0, "retrieval_colour": {"top5": 0.5}}, "person": {"fd": 20.0}}
     found = {
