@@ -15,7 +15,7 @@ from benchmarks.instrument import drawn
 from common.errors import UserError
 from common.tensors import to_uint8
 from evaluation.attributes import by_group, read_attributes, train_classifier
-from evaluation.evaluate import rows_by_name
+from pictures.names import rows_by_name
 
 HERE = ("--gpu_ids", "-1")
 FOLDERS = ("--domain_A_path", "data/anime", "--domain_B_path", "data/person")
@@ -81,7 +81,9 @@ def test_of_ready_outputs_copies_are_found_as_their_inputs(workplace, script):
     assert figures()["BtoA"]["region_correlation"]["hair"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("before", ["{}.png", "b/{}_person.JPG", "{}.gif", "{}_anime.1.png"])
+@pytest.mark.parametrize(
+    "before", ["{}.png", "b/{}_person.JPG", "{}.gif", "{}.jpg_large", "{}_anime.1.png"]
+)
 @pytest.mark.parametrize("after", ["{}.png", "{}_anime.png", "{}.png.webp", "{}_person_anime.PNG"])
 def test_outputs_and_inputs_are_paired_by_name(before, after):
     inputs = [before.format(i) for i in range(12)]
@@ -100,6 +102,12 @@ def test_names_that_are_equal_as_they_stand_are_pairs_though_they_would_be_alike
 
 def test_a_folder_of_outputs_need_not_have_the_folders_of_the_inputs():
     assert rows_by_name(["a/1.png", "b/2.png"], ["1_anime.png", "2_anime.png"], [], "") == [0, 1]
+
+
+def test_inputs_that_are_left_out_may_share_names_but_not_with_those_that_are_measured():
+    assert rows_by_name(["1.png"], ["1_anime.png"], ["2.png", "2.gif"], "out") == [0]
+    with pytest.raises(UserError, match=r"--fakes out: 1 of 1 inputs share a name \(1.png\); one"):
+        rows_by_name(["1.png"], ["1_anime.png"], ["1.gif"], "out")
 
 
 FAKES = ("--fakes", "fakes", "--direction", "BtoA", *FOLDERS)
@@ -508,7 +516,8 @@ def test_groups_tell_who_loses_an_attribute_there_and_back(monkeypatch):
 
 
 def test_every_option_of_evaluate_is_read_somewhere():
-    text = (ROOT / "evaluation/evaluate.py").read_text() + (ROOT / "test.py").read_text()
+    files = ("evaluation/evaluate.py", "evaluation/images.py", "test.py")
+    text = "".join((ROOT / file).read_text() for file in files)
     options = re.findall(r'add_argument\(\s*"-*(\w+)"', text)
     assert options
     for option in options:

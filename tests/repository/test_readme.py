@@ -9,7 +9,9 @@ ENGLISH, CHINESE = ((ROOT / name).read_text("utf-8") for name in ("README.md", "
 PAGES = [ROOT / "README.md", ROOT / "README_zh.md", *sorted((ROOT / "docs").glob("*.md")),
          *sorted(ROOT.glob("model_ckpt/**/README.md"))]  # fmt: skip
 NAMES = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.*") if path.is_file()]
-WRITTEN = {"report.json", "results.json", "log.jsonl", "options.json", "epochs.webp"}  # by commands
+WRITTEN = {  # by commands
+    *("report.json", "results.json", "sn_50000.json", "log.jsonl", "options.json", "epochs.webp")
+}
 
 
 def blocks(text):
