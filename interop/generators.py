@@ -127,7 +127,7 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
                 f"--{key} {given[key]}: --init_from {found.path} was made with {shown(value)}; "
                 f"leave --{key} out"
                 + (
-                    ", or start from the generators alone, which publish.py takes out"
+                    ", or start from the generators alone: publish.py's two files of them"
                     if "netD_A" in found.nets
                     else ""
                 )
@@ -152,8 +152,7 @@ def initialised_options(opt: Namespace, given: dict, found: Found) -> Namespace:
                 raise UserError(
                     f"--gan_mode {new.gan_mode}: makes {as_flag(key, getattr(new, key))} of what "
                     f"is not given, but the discriminators there are {as_flag(key, value)}; give "
-                    "that too, their --gan_mode, or the generators alone, which publish.py takes "
-                    "out"
+                    "that too, their --gan_mode, or the generators alone: publish.py's two files"
                 )
     except UserError as error:
         brought = ", ".join(f"{key} {shown(value)}" for key, value in (taken | shape).items())

@@ -156,7 +156,7 @@ def change(path, **changes):
         (["--name", "none"], ["--name none", "run"]),
         (["--ckpt", "none.pth"], ["none.pth", "no such checkpoint"]),
         (["--ckpt", "model_ckpt/run/cut.pth"], ["cut.pth", "damaged"]),
-        (["--ckpt", "model_ckpt/run/other.pth"], ["other.pth", "netG_A would have"]),
+        (["--ckpt", "model_ckpt/run/other.pth"], ["other.pth", "netG_A does not fit"]),
         (["--input", "none.jpg", "--direction", "AtoB", "--output", "o"], ["--input none.jpg"]),
         (["--input", "model_ckpt", "--direction", "AtoB", "--output", "o"], ["no images"]),
         (["--input", "liar.png", "--direction", "AtoB", "--output", "o"], ["none of 1"]),

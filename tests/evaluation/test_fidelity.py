@@ -200,7 +200,7 @@ class Evil:
     ("content", "message"),
     [
         (None, "weights.pth: no such file"),
-        (Evil(), "weights.pth: not loaded, it holds Python objects"),
+        (Evil(), "weights.pth: not loaded, it is Python objects"),
         (torch.zeros(1), "weights.pth: not a dict of tensors"),
         ({"w": torch.zeros(1)}, "weights.pth: tensors, but not those of torch-fidelity's"),
     ],
@@ -273,8 +273,8 @@ def test_encoder_files_that_are_damaged_or_something_else_are_refused(colour, mo
     infinite = {k: v / 0 for k, v in state["encoder"].items()}
     cases = [
         ({"w": torch.zeros(1)}, "not an encoder"),
-        ({**state, "evil": Evil()}, "not loaded, it holds Python objects"),
-        ({**state, "format": "encoder-9"}, "format encoder-9"),
+        ({**state, "evil": Evil()}, "not loaded, it is Python objects"),
+        ({**state, "format": "encoder-9"}, "format 'encoder-9'"),
         ({**state, "options": {"width": 3}}, "not those of an encoder"),
         ({**state, "options": {**state["options"], "width": 10**9}}, "not those of an encoder"),
         ({**state, "options": {**state["options"], "dim": 1}}, "not those of an encoder"),

@@ -138,6 +138,7 @@ def test_what_shapes_the_nets_is_taken_over_and_contradictions_name_the_flag(tra
         options("--gan_mode", "wgan")
 
     assert script("publish.py", "--name", "old", "--output", "out").code == 0
+    Path("out/discriminators.pth").unlink()
     found = read_generators(Path("out"))
     opt = options("--gan_mode", "wgan", "--ndf", "8", found=found)
     assert (opt.ngf, opt.ndf, opt.spectral_norm) == (4, 8, False)
@@ -173,6 +174,7 @@ def test_discriminators_that_a_run_brings_are_not_warmed(train, script):
 def test_init_from_trains_a_run_that_resumes_without_the_file(train, script):
     assert train("--name", "old", "--niter", 1, "--niter_decay", 0).code == 0
     assert script("publish.py", "--name", "old", "--output", "out").code == 0
+    Path("out/discriminators.pth").unlink()
     few = ["--batch_size", 4, "--ndf", 4, "--niter_decay", 0, "--gpu_ids", -1, "--warm_steps", 2]
     done = script("train.py", "--init_from", "out", "--name", "new", "--niter", 1, *few)
     assert done.code == 0 and "Starting from out (published): netG_A" in done.out
