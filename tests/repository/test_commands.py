@@ -52,7 +52,7 @@ def added(script, words):
     if "--resume" in words:
         return f"{CPU} --niter 2 --niter_decay 0".split()
     if "--init_from" in words:  # its nets are those of the file
-        nets = "--batch_size 4 --warm_steps 2"
+        nets = "--batch_size 4"
     elif "dtn" in words:
         nets = "--batch_size 4 --ngf 4 --ndf 4"
     else:
