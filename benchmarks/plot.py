@@ -61,14 +61,8 @@ def save(figure: "Figure", path: Path) -> None:
         file.write(picture.getvalue())
 
 
-def curves(
-    path: Path,
-    runs: dict[str, list[dict]],
-    bounds: dict[str, dict],
-    key: str = "minutes",
-    label: str = "minutes of training",
-) -> None:
-    """FD of runs over points[key], a panel for each domain.
+def curves(path: Path, runs: dict[str, list[dict]], bounds: dict[str, dict]) -> None:
+    """FD of runs over minutes, a panel for each domain.
 
     runs: points as benchmarks.curve has them, by name; bounds: figures by name and domain.
     """
@@ -77,12 +71,12 @@ def curves(
         fd_axis(axes, domain, {name: found[domain]["fd"] for name, found in bounds.items()})
         for name, points in runs.items():
             axes.plot(
-                [point[key] for point in points],
+                [point["minutes"] for point in points],
                 [point[domain]["fd"] for point in points],
                 marker=".",
                 label=name,
             )
-        axes.set_xlabel(label)
+        axes.set_xlabel("minutes of training")
         axes.set_xlim(left=0)
         axes.locator_params(axis="x", nbins=5)
         axes.legend(loc="lower left")

@@ -49,6 +49,8 @@ FACES = {
     "cascade": [beside("detect_faces")],
     "face_margin": [beside("detect_faces")],
     "eyes": [without("detect_faces")],
+    "crop": [without("eyes")],
+    "min_size": [without("eyes")],
 }
 
 SAVE_SECONDS = 30  # between saves of the report: what is lost when the process is killed
@@ -107,7 +109,7 @@ def _parser() -> OneLineParser:
         metavar="TABLE",
         help="turn, scale and move each face until its eyes are where all others have them, and "
         "leave out unclear ones: a CSV with name, eye1_x, eye1_y, eye2_x, eye2_y in pixels and "
-        "perhaps likelihood, or CelebA's landmarks; --crop is then not read",
+        "perhaps likelihood, or CelebA's landmarks",
     )
     celeba = parser.add_argument_group("CelebA (its tables are looked for in and beside --source)")
     celeba.add_argument(

@@ -128,6 +128,12 @@ def test_prepare_data_aligns_by_a_table_and_says_whom_it_left_out(tmp_path, monk
         "tilted.png": "tilted:",
         "unknown.png": "no",
     }
+    for flags in (("--crop", "center"), ("--min_size", "9"), ("--detect_faces",)):
+        monkeypatch.setattr("sys.argv", [*prepare, *flags])
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(ROOT / "prepare_data.py"), run_name="__main__")
+        assert "--eyes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", prepare)
     (tmp_path / "eyes.csv").write_text(head + f"good.png,{home}\n")  # another table, another folder
     with pytest.raises(SystemExit):
         runpy.run_path(str(ROOT / "prepare_data.py"), run_name="__main__")

@@ -81,6 +81,10 @@ def place(tmp_path, monkeypatch, script):
         photograph(faces, tmp_path / name)
     for name in ("animefacedataset", "anime_crops"):
         zipped(tmp_path / "data/anime", tmp_path / f"{name}.zip")
+    eyes = "".join(f"{number:02}.png,22,32,41,32\n" for number in range(COUNT))
+    (tmp_path / "anime_eyes.csv").write_text(
+        f"name,lefteye_x,lefteye_y,righteye_x,righteye_y\n{eyes}"
+    )
     for kind, name in (("txt", "img_align_celeba"), ("csv", "archive")):
         celeba(tmp_path / name, kind)
     own = "--domain_A_path own/a --domain_B_path own/b --name sn_50000".split()
